@@ -1,0 +1,328 @@
+"""Image files become one uint8 array, decoded once in parallel and cached on disk.
+
+What a pixel is: the first frame, turned upright by its EXIF orientation, in the colours as stored (profiles are not
+applied). Transparent pixels are laid on white, the page that most cut-out pictures were drawn for. 16 bits keep the
+high byte. CMYK and palettes become RGB; the grey of a colour picture is ITU-R 601 luma. The largest centred square is
+then resized.
+"""
+
+import hashlib
+import json
+import os
+import re
+import stat
+import tempfile
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+from PIL import Image
+
+from glmc.data.split import Paths
+from glmc.errors import UserError
+
+CACHE_FORMAT = 1  # to be raised when the pixels of the same files and options change
+CHUNK = 32  # images per task: tasks of one small image would cost more than the image
+FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")  # no others: reading EPS would start Ghostscript
+GREY_MODES = {"1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+ORIENTATION = 0x0112  # the EXIF tag
+
+Progress = Callable[[int, int], None]
+
+
+def materialise(
+    paths: Paths,
+    *,
+    size: int | None,
+    channels: int | None,
+    cache_dir: Path | None,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = warnings.warn,
+    workers: int | None = None,
+) -> NDArray[np.uint8]:
+    """The pixels of image files, from the cache if these files were decoded before with the same options.
+
+    Args:
+        paths: N image files.
+        size: side in pixels: the largest centred square, resized (antialiased bilinear). None keeps the size of the
+            files, which must then all be squares of one size.
+        channels: 1 grey, 3 RGB; None takes 1 if all files are grey, else 3.
+        cache_dir: folder of the cache, usually `cache_folder()`; None neither reads nor writes one.
+        progress: called with (images done, N), not when the cache serves.
+        say: told in a sentence when the cache was damaged or cannot be written; the run goes on either way.
+        workers: threads; None takes one per core. The pixels do not depend on it.
+
+    Returns:
+        uint8 [N, size, size, channels]; from the cache, a private mapping of the file: writing to it changes no file.
+
+    Raises:
+        UserError: files that cannot be read (the first ten and their number), sizes that differ while `size` is None,
+            or too little memory.
+    """
+    print_of_files = _fingerprint(paths, size, channels)
+    if cache_dir is not None:
+        cached = _read_cache(cache_dir, print_of_files, say)
+        if cached is not None:
+            return cached
+    if size is None or channels is None:
+        found_size, found_channels = _probe(paths, size is None, workers)
+        size, channels = size or found_size, channels or found_channels
+    try:
+        pixels = np.empty((len(paths), size, size, channels), dtype=np.uint8)
+    except MemoryError:
+        gigabytes = len(paths) * size * size * channels / 1e9
+        raise UserError(f"{len(paths)} images of data.size={size} take {gigabytes:.1f} GB: lower data.size") from None
+
+    def decode(row: int) -> None:
+        pixels[row] = decode_image(paths[row], size, channels)
+
+    _for_every(paths, decode, workers, progress)
+    if cache_dir is not None:
+        _write_cache(cache_dir, print_of_files, pixels, paths.root, say)
+    return pixels
+
+
+def decode_image(file: str | Path, size: int, channels: int) -> NDArray[np.uint8]:
+    """One image file as uint8 [size, size, channels]; the module's text says what a pixel is.
+
+    Raises:
+        Exception: whatever PIL finds wrong with the file.
+    """
+    with Image.open(file, formats=FORMATS) as image:
+        upright = UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
+        picture = _plain(image, channels)
+    if upright is not None:
+        picture = picture.transpose(upright)
+    width, height = picture.size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    # Cropping first keeps whole pixels where nothing is to be resized, and a 1 x 65500 picture small.
+    picture = picture.crop((left, top, left + side, top + side))
+    if side != size:
+        picture = picture.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(picture).reshape(size, size, channels)
+
+
+def _plain(image: Image.Image, channels: int) -> Image.Image:
+    """The image in mode L or RGB, 8 bits a channel, without transparency."""
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no fixed range: save it with 8 or 16 bits")
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise ValueError("32-bit pixels outside 0 .. 65535: save it with 8 or 16 bits")
+        image = Image.fromarray((values >> 8).astype(np.uint8))
+    elif image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def _probe(paths: Paths, needs_size: bool, workers: int | None) -> tuple[int, int]:
+    """The common size (0 if not needed) and channels of all files, from their headers."""
+    seen: dict[tuple[int, int], int] = {}  # size -> a row that has it
+    modes: set[str] = set()
+
+    def look(row: int) -> None:
+        with Image.open(paths[row], formats=FORMATS) as image:
+            seen.setdefault(image.size, row)
+            modes.add(image.mode)
+
+    _for_every(paths, look, workers, None)
+    channels = 1 if modes <= GREY_MODES else 3
+    if not needs_size:
+        return 0, channels
+    (width, height), *others = sorted(seen)
+    if others or width != height:
+        some = ", ".join(f"{w} x {h}: {paths.relative(seen[w, h])!r}" for w, h in sorted(seen)[:3])
+        side = min(min(sizes) for sizes in seen)
+        raise UserError(
+            f"the images in {paths.root} are not all squares of one size ({some}): set e.g. data.size={side}, to which "
+            "the centre of each is resized"
+        )
+    return width, channels
+
+
+def _for_every(paths: Paths, work: Callable[[int], None], workers: int | None, progress: Progress | None) -> None:
+    """Does `work` for every row, in threads (PIL decodes without the interpreter lock); collects unreadable files."""
+    Image.init()  # loads PIL's formats now rather than in several threads at once
+
+    def chunk(start: int) -> list[str]:
+        failures = []
+        for row in range(start, min(start + CHUNK, len(paths))):
+            try:
+                work(row)
+            except Exception as error:  # PIL raises nearly anything on a damaged file
+                failures.append(f"{paths.relative(row)!r} ({_reason(error)})")
+        return failures
+
+    failures: list[str] = []
+    pool = ThreadPoolExecutor(workers or _cores())
+    try:
+        for number, failed in enumerate(pool.map(chunk, range(0, len(paths), CHUNK)), 1):
+            failures += failed
+            if progress is not None:
+                progress(min(number * CHUNK, len(paths)), len(paths))
+    finally:
+        pool.shutdown(cancel_futures=True)  # an interrupted run does not decode the rest first
+    _refuse(paths, failures)
+
+
+def _refuse(paths: Paths, failures: list[str]) -> None:
+    if failures:
+        raise UserError(
+            f"{len(failures)} of {len(paths)} images in {paths.root} cannot be read (first: "
+            f"{', '.join(failures[:10])}): replace or remove them"
+        )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, PIL.UnidentifiedImageError):
+        return "not an image, or not of its kind"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# -------------------------------------------------------------------------------------------------------- the cache
+
+
+class CacheEntry(NamedTuple):
+    """One decoded set: its fingerprint, its bytes on disk, when it was made, and the folder of the images."""
+
+    name: str
+    bytes: int
+    date: str
+    root: str
+
+
+def cache_folder() -> Path:
+    """$GLMC_CACHE, else $XDG_CACHE_HOME/glmc, else ~/.cache/glmc."""
+    if os.environ.get("GLMC_CACHE"):
+        return Path(os.environ["GLMC_CACHE"]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glmc"
+
+
+def cache_entries(folder: Path | None = None) -> list[CacheEntry]:
+    """The complete sets in the cache (None: `cache_folder()`), oldest first."""
+    entries = []
+    for file in _cache_files(folder or cache_folder()):
+        about = _about(file.with_suffix(".json")) if file.suffix == ".npy" else None
+        if about is not None:
+            entries.append(CacheEntry(file.stem, file.stat().st_size, str(about["date"]), str(about["root"])))
+    return sorted(entries, key=lambda entry: entry.date)
+
+
+def clear_cache(folder: Path | None = None) -> int:
+    """Removes what the cache wrote in its folder (None: `cache_folder()`) and nothing else; returns the bytes freed."""
+    freed = 0
+    for file in _cache_files(folder or cache_folder()):
+        freed += file.stat().st_size
+        file.unlink()
+    return freed
+
+
+def _cache_files(folder: Path) -> list[Path]:
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    return [folder / name for name in names if re.fullmatch(r"[0-9a-f]{64}\.(npy|json)|\.glmc-.*\.tmp", name)]
+
+
+def _fingerprint(paths: Paths, size: int | None, channels: int | None) -> str:
+    """sha256 over options and files: path below the root, bytes, and the times of the last change.
+
+    The status time joins the modification time because tools that keep the latter (tar, rsync) may replace a file by
+    another of the same size; moving the whole folder changes neither.
+    """
+    digest = hashlib.sha256(json.dumps([CACHE_FORMAT, PIL.__version__, size, channels]).encode())
+    failures = []
+    for row in range(len(paths)):
+        name = paths.relative(row)
+        try:
+            status = os.stat(os.path.join(paths.root, name))
+        except OSError as error:
+            failures.append(f"{name!r} ({error.strerror})")
+            continue
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+            failures.append(f"{name!r} (not a file)")
+        facts = f"\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\n"
+        digest.update(os.fsencode(name) + facts.encode())
+    _refuse(paths, failures)
+    return digest.hexdigest()
+
+
+def _about(file: Path) -> dict[str, object] | None:
+    """What the small file beside a cached array says; None if it is absent or damaged."""
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return about if isinstance(about, dict) and {"sha256", "date", "root"} <= about.keys() else None
+
+
+def _read_cache(folder: Path, name: str, say: Callable[[str], None]) -> NDArray[np.uint8] | None:
+    """The cached array; None if there is none or it is damaged, which is said."""
+    array, about_file = folder / f"{name}.npy", folder / f"{name}.json"
+    if not about_file.exists():
+        return None
+    try:
+        about = _about(about_file)
+        with open(array, "rb") as file:
+            if about is not None and hashlib.file_digest(file, "sha256").hexdigest() == about["sha256"]:
+                return np.load(array, mmap_mode="c", allow_pickle=False)
+    except OSError:
+        pass  # as good as damaged
+    say(f"the cached images {array} are damaged: decoding them again")
+    return None
+
+
+def _write_cache(folder: Path, name: str, pixels: NDArray[np.uint8], root: str, say: Callable[[str], None]) -> None:
+    """Array first, then the small file that makes it count; each appears whole or not at all."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace(folder / f"{name}.npy", lambda file: _save(file, pixels))
+        with open(folder / f"{name}.npy", "rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        date = datetime.now().astimezone().isoformat(timespec="seconds")
+        about = {"sha256": sha256, "date": date, "root": os.path.abspath(root), "shape": pixels.shape}
+        _replace(folder / f"{name}.json", lambda file: file.write(json.dumps(about).encode()))
+    except OSError as error:
+        say(
+            f"the decoded images are not cached, for {folder} cannot take them ({error.strerror}): make room, or set "
+            "GLMC_CACHE to another folder; this run goes on without"
+        )
+
+
+def _save(file: BinaryIO, pixels: NDArray[np.uint8]) -> None:
+    """numpy.save, but with the reason if the disk is full."""
+    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(pixels))
+    file.write(pixels.data)
+
+
+def _replace(target: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Writes a temporary file beside the target, brings it to the disk and gives it the target's name."""
+    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=".glmc-", suffix=".tmp")
+    try:
+        with open(descriptor, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -1,0 +1,185 @@
+"""Lists of images: text lines of `path label`, or CSV files with a header. UTF-8, with or without byte order mark."""
+
+import csv
+import itertools
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from glmc.data.folders import IMAGE_ENDINGS
+from glmc.data.split import Paths, Split, check_spelling
+from glmc.errors import UserError
+
+PATH_COLUMNS, LABEL_COLUMNS = ("path", "image", "filename"), ("label", "class", "target")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One list file: N paths and N labels as written, and the first line of each label."""
+
+    file: Path
+    names: list[str]
+    labels: list[str]
+    first_line: dict[str, int]
+
+
+def read(root: Path, files: Mapping[str, str]) -> tuple[dict[str, Split], list[str]]:
+    """The parts of `files` ("train", "test", "val" -> list file), and remarks.
+
+    A relative list file is looked for as given, then under `root`; the listed paths start from `root`. Text lines end
+    in the label, so that paths may hold spaces; the columns of a CSV are named path, image or filename, and label,
+    class or target. Labels are whole numbers, which mean themselves, or names, which are numbered in sorted order.
+    Blank lines are skipped; there are no comments.
+
+    Raises:
+        UserError: a file, line, label or image that does not fit, named, with the remedy.
+    """
+    if "train" not in files:
+        raise UserError("data.name=list needs data.train_list=FILE, a list of `path label` or a CSV with a header")
+    if not root.is_dir():
+        raise UserError(f"data.root={root} is not a folder: set data.root to the folder that listed paths start from")
+    listings = {part: _listing(root, part, file) for part, file in files.items()}
+    label_of, classes = _classes(listings["train"], list(listings.values()))
+    for listing in listings.values():
+        _check_files(root, listing)
+    parts = {
+        part: Split(
+            Paths.from_list(root, listing.names),
+            np.fromiter((label_of[text] for text in listing.labels), np.int64, len(listing.labels)),
+            classes,
+        )
+        for part, listing in listings.items()
+    }
+    return parts, _shared(listings)
+
+
+def _listing(root: Path, part: str, name: str) -> Listing:
+    given = Path(name).expanduser()
+    file = given if given.is_file() else root / given
+    if not file.is_file():
+        raise UserError(f"data.{part}_list={name}: there is no such file, neither as given nor in {root}")
+    pairs = _csv_pairs if file.suffix.lower() == ".csv" else _text_pairs
+    names: list[str] = []
+    labels: list[str] = []
+    first_line: dict[str, int] = {}
+    try:
+        for line, path, label in pairs(file):
+            names.append(path)
+            labels.append(sys.intern(label))  # one string per class, not per image
+            first_line.setdefault(label, line)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{file} is not a list in UTF-8 text ({error}): save it again as UTF-8") from error
+    if not names:
+        raise UserError(f"{file} lists no images: write one `path label` per line")
+    return Listing(file, names, labels, first_line)
+
+
+def _text_pairs(file: Path) -> Iterator[tuple[int, str, str]]:
+    """(line, path, label) of each line."""
+    with open(file, encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, 1):
+            fields = line.strip().rsplit(maxsplit=1)
+            if not fields:
+                continue
+            if len(fields) < 2 or fields[1].lower().endswith(IMAGE_ENDINGS):
+                raise UserError(
+                    f"{file}:{number}: no label after the path: {line.strip()!r}; write `path label`, or give a "
+                    "comma-separated list the ending .csv and a header"
+                )
+            yield number, fields[0], fields[1]
+
+
+def _csv_pairs(file: Path) -> Iterator[tuple[int, str, str]]:
+    """(line, path, label) of each record below the header."""
+    with open(file, encoding="utf-8-sig", newline="") as lines:
+        rows = csv.reader(lines, strict=True)
+        header = [name.strip().lower() for name in next(rows, [])]
+        path = next((header.index(name) for name in PATH_COLUMNS if name in header), None)
+        label = next((header.index(name) for name in LABEL_COLUMNS if name in header), None)
+        if path is None or label is None:
+            raise UserError(
+                f"{file}:1: no header with a column of paths ({', '.join(PATH_COLUMNS)}) and one of labels "
+                f"({', '.join(LABEL_COLUMNS)}): {','.join(header)!r}; make the first line `path,label`"
+            )
+        for row in rows:
+            if not any(field.strip() for field in row):
+                continue
+            if len(row) <= max(path, label) or not row[path].strip() or not row[label].strip():
+                raise UserError(f"{file}:{rows.line_num}: no path or no label: {','.join(row)!r}; write `path,label`")
+            yield rows.line_num, row[path].strip(), row[label].strip()
+
+
+def _classes(train: Listing, listings: list[Listing]) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Label text -> label, and the class names."""
+    places: dict[str, str] = {}
+    for listing in listings:
+        for text, line in listing.first_line.items():
+            places.setdefault(text, f"{listing.file}:{line}")
+    numbers = {text for text in places if re.fullmatch(r"-?[0-9]{1,18}", text)}
+    if numbers and len(numbers) < len(places):
+        word, number = next(text for text in places if text not in numbers), min(numbers)
+        raise UserError(
+            f"{places[word]}: label {word!r} is a name, but {places[number]} has the number {number}: use numbers or "
+            "names in all lists, not both"
+        )
+    return _numbered(train, places) if numbers else _named(train, places)
+
+
+def _numbered(train: Listing, places: Mapping[str, str]) -> tuple[dict[str, int], tuple[str, ...]]:
+    label_of = {text: int(text) for text in places}
+    trained = {label_of[text] for text in train.first_line}
+    last = max(trained)
+    for text, label in label_of.items():
+        if not 0 <= label <= last:
+            raise UserError(f"{places[text]}: label {text} is out of range: {train.file} has labels from 0 to {last}")
+    skipped = list(itertools.islice((label for label in range(last) if label not in trained), 10))
+    if skipped:
+        raise UserError(
+            f"{train.file} has labels up to {last} but no image of {last + 1 - len(trained)} of them (first: "
+            f"{', '.join(map(str, skipped))}): every class needs a training image, so number the classes 0, 1, 2, ... "
+            "without gaps, or write names"
+        )
+    return label_of, tuple(str(label) for label in range(last + 1))
+
+
+def _named(train: Listing, places: Mapping[str, str]) -> tuple[dict[str, int], tuple[str, ...]]:
+    check_spelling(places)
+    for text, place in places.items():
+        if text not in train.first_line:
+            raise UserError(f"{place}: class {text!r} has no training image in {train.file}: add some, or remove it")
+    classes = tuple(sorted(train.first_line))
+    return {name: label for label, name in enumerate(classes)}, classes
+
+
+def _check_files(root: Path, listing: Listing) -> None:
+    """Every image must be there; asking each folder once is what network disks answer fast."""
+    absent = set()
+    for parent, group in itertools.groupby(sorted(listing.names), key=os.path.dirname):
+        try:
+            there = set(os.listdir(root / parent))
+        except OSError:
+            there = set()
+        # Asking for the single file settles what a listing cannot: other Unicode forms, ignored case, "a/..".
+        absent |= {n for n in group if os.path.basename(n) not in there and not os.path.exists(root / n)}
+    if absent:
+        first = [name for name in dict.fromkeys(listing.names) if name in absent][:10]
+        raise UserError(
+            f"{len(absent)} images of {listing.file} are not in {root} (first: {', '.join(map(repr, first))}): set "
+            "data.root to the folder that the paths start from, or correct the list"
+        )
+
+
+def _shared(listings: Mapping[str, Listing]) -> list[str]:
+    """Remarks on images that are used for training and for a test: the figures would flatter."""
+    remarks = []
+    for part in ("test", "val"):
+        names = set(listings[part].names) if part in listings else set()
+        shared = len(names.intersection(listings["train"].names)) if names else 0
+        if shared:
+            remarks.append(f"{shared} images of {listings[part].file} are in {listings['train'].file} too")
+    return remarks

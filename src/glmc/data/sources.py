@@ -1,0 +1,186 @@
+"""Where images come from: a name and a folder become a training and a test split.
+
+| name | what |
+|---|---|
+| `digits` | scikit-learn's 8 x 8 handwritten digits, installed with it |
+| `cifar10`, `cifar100` | the official python-version folders, found in place or downloaded |
+| `folder` | `root/train/<class>/*` beside `root/{val,valid,validation,test}/<class>/*`, or one folder of classes |
+| `list` | lists of `path label`, or CSV files with a header |
+
+Pixels of folders and lists are read later (`glmc.data.decode`); nothing here imports torch, save a CIFAR download.
+"""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glmc.data import cifar, folders, lists
+from glmc.data.split import Split
+from glmc.errors import UserError
+from glmc.random import Draws
+
+HOLDOUT_SEED = 0  # never the run's seed: runs of several seeds are to be compared on the same test images
+DIGITS_TEST = 50  # images per class
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as it is on disk, before any long tail is cut.
+
+    Args:
+        train: training images.
+        test: test images, with the classes of `train`.
+        val: validation images where the data set has its own.
+        mean, std: one number per channel in units of [0, 1], where the field uses fixed constants for the set.
+        remarks: sentences for the user.
+    """
+
+    train: Split
+    test: Split
+    val: Split | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `load` was asked for; each source takes what concerns it."""
+
+    root: Path
+    download: bool
+    lists: dict[str, str]  # "train", "test", "val" -> file
+    test_fraction: float
+
+
+def load(
+    name: str,
+    *,
+    root: str,
+    download: bool = True,
+    train_list: str | None = None,
+    test_list: str | None = None,
+    val_list: str | None = None,
+    test_fraction: float = 0.2,
+) -> Source:
+    """Opens a data set by its name in `SOURCES`.
+
+    Args:
+        name: a key of `SOURCES`.
+        root: folder of the data; `~` is the home folder. `digits` needs none.
+        download: whether an absent CIFAR set may be fetched into `root`.
+        train_list, test_list, val_list: list files of `list`, as given or under `root`. Without a test list, part of
+            the training list is held out.
+        test_fraction: share of each class that is held out where the data have no test set of their own.
+
+    Raises:
+        UserError: anything wrong with the data, naming file, line or class, and the remedy.
+    """
+    if name not in SOURCES:
+        near = difflib.get_close_matches(name, SOURCES, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UserError(f"data.name={name!r} is unknown: {hint}`glmc list datasets` shows all of them")
+    given = {"train": train_list, "test": test_list, "val": val_list}
+    files = {part: file for part, file in given.items() if file is not None}
+    if files and name != "list":
+        raise UserError(
+            f"data.{next(iter(files))}_list needs data.name=list, but data.name is {name}: change one of them"
+        )
+    try:
+        return SOURCES[name](Request(Path(root).expanduser(), download, files, test_fraction))
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
+def digits(request: Request) -> Source:
+    """scikit-learn's 1,797 handwritten digits, 8 x 8 grey; 50 of each class are the test set."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    images = np.rint(data.images * (255 / 16)).astype(np.uint8)[..., None]  # [N, 8, 8, 1]; the files hold 0 .. 16
+    split = Split(images, data.target.astype(np.int64), tuple(str(digit) for digit in data.target_names))
+    train, test = _hold_out(split.labels, np.full(len(split.classes), DIGITS_TEST), HOLDOUT_SEED)
+    return Source(split.select(train), split.select(test))
+
+
+def cifar10(request: Request) -> Source:
+    """CIFAR-10: 50,000 + 10,000 photographs of 32 x 32 pixels in 10 classes."""
+    train, test, remark = cifar.read("cifar10", request.root, request.download)
+    return Source(train, test, None, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), (remark,))
+
+
+def cifar100(request: Request) -> Source:
+    """CIFAR-100: 50,000 + 10,000 photographs of 32 x 32 pixels in 100 classes."""
+    train, test, remark = cifar.read("cifar100", request.root, request.download)
+    # The constants of CIFAR-10 with these deviations are what the published long-tail codes use for CIFAR-100 too.
+    return Source(train, test, None, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), (remark,))
+
+
+def folder(request: Request) -> Source:
+    """Any folder of images: train and test (and val) folders of classes, or one folder of classes, part held out."""
+    return _with_test_set(*folders.read(request.root), request.test_fraction)
+
+
+def listed(request: Request) -> Source:
+    """Any list of images: lines of `path label`, or CSV with the header path,label; labels are numbers or names."""
+    return _with_test_set(*lists.read(request.root, request.lists), request.test_fraction)
+
+
+def _with_test_set(parts: dict[str, Split], remarks: list[str], fraction: float) -> Source:
+    """Holds a test set out of the training images where there is none."""
+    train, val = parts["train"], parts.get("val")
+    if len(train.classes) < 2:
+        raise UserError(f"the data have the single class {train.classes[0]!r}: classification needs at least two")
+    if "test" in parts:
+        return Source(train, parts["test"], val, remarks=tuple(remarks))
+    kept, held = stratified_holdout(train.labels, fraction, HOLDOUT_SEED)
+    remark = f"there is no test set: {len(held)} of the {len(train)} images are held out, {fraction:.0%} of each class"
+    return Source(train.select(kept), train.select(held), val, remarks=(*remarks, remark))
+
+
+def stratified_holdout(
+    labels: NDArray[np.int64], fraction: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Splits rows so that each class gives about the same share.
+
+    Args:
+        labels: int64 [N].
+        fraction: share of each class to hold out, in (0, 1). Halves are rounded up; a class of two or more images gives
+            at least one and keeps at least one, a class of one image keeps it.
+        seed: other seeds hold out other images. The images of one class do not depend on the other classes.
+
+    Returns:
+        The rows that stay and the rows held out, int64, both ascending.
+
+    Raises:
+        UserError: fraction outside (0, 1).
+    """
+    if not 0 < fraction < 1:
+        raise UserError(f"a share of {fraction:g} cannot be held out: give a number between 0 and 1, e.g. 0.2")
+    counts = np.bincount(labels)
+    held = np.clip(np.floor(counts * fraction + 0.5).astype(np.int64), 1, np.maximum(counts - 1, 1))
+    return _hold_out(labels, np.where(counts >= 2, held, 0), seed)
+
+
+def _hold_out(
+    labels: NDArray[np.int64], held: NDArray[np.int64], seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Takes held[c] random images out of class c."""
+    out = np.zeros(len(labels), dtype=bool)
+    for label, count in enumerate(held.tolist()):
+        rows = np.flatnonzero(labels == label)
+        out[rows[Draws(seed, "holdout", label).permutation(len(rows))[:count]]] = True
+    return np.flatnonzero(~out), np.flatnonzero(out)
+
+
+SOURCES: dict[str, Callable[[Request], Source]] = {
+    "digits": digits,
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "folder": folder,
+    "list": listed,
+}

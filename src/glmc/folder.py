@@ -1,0 +1,136 @@
+"""The run folder, apart from its checkpoints: claiming it, its small files, and what they say on the screen."""
+
+import contextlib
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from glmc import checkpoint
+from glmc.build import Parts
+from glmc.engine import State
+from glmc.errors import UserError
+from glmc.recipe import Recipe, load
+from glmc.screen import Screen
+
+
+def claim(out: Path | None, name: str) -> Path:
+    """Make the folder of a new run; a folder that exists already must be empty.
+
+    Args:
+        out: the folder; none takes the next free one under runs/.
+        name: of the recipe.
+
+    Raises:
+        UserError: it is not empty, or cannot be written to.
+    """
+    number = 1
+    while out is None:
+        candidate = Path("runs") / f"{name.replace('/', '-')}-{number:03d}"
+        out, number = (None if candidate.exists() else candidate), number + 1
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if any(out.iterdir()):
+            raise UserError(f"--out {out}: the folder is not empty, and nothing is overwritten; name another one")
+        (out / "log.txt").touch()
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written to ({error.strerror}); name another folder") from error
+    return out
+
+
+def release(run: Path) -> None:
+    """Take back what `claim` made, when the run did not come to begin."""
+    (run / "log.txt").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        run.rmdir()
+
+
+def recipe_of(run: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The settled recipe of a run, under the name it was started with."""
+    return load(str(run / "recipe.yaml"), overrides)
+
+
+def read_metrics(run: Path, epochs: int) -> list[dict[str, Any]]:
+    """The records of the first `epochs` epochs; a line that a kill has cut short is left out."""
+    file, records = run / "metrics.jsonl", []
+    for line in file.read_text().splitlines() if file.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            records.append(json.loads(line))
+    return [record for record in records if record["epoch"] <= epochs]
+
+
+def write_confusion(file: Path, confusion: np.ndarray, classes: Sequence[str]) -> None:
+    """confusion.csv: a row for each true class, a column for each predicted one."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["true \\ predicted", *classes])
+    for name, row in zip(classes, confusion.tolist(), strict=True):
+        writer.writerow([name, *row])
+    checkpoint.write_atomic(file, text.getvalue())
+
+
+def announce(parts: Parts, run: Path, screen: Screen) -> None:
+    """Say what is about to be trained, on what."""
+    recipe, data, counts = parts.recipe, parts.data, parts.counts
+    parameters = sum(p.numel() for p in parts.method.parameters())
+    screen.say(
+        f"{recipe.name}: {recipe.method.name} on {recipe.model.name} ({parameters / 1e6:.2f} M parameters with heads), "
+        f"{recipe.train.precision} on {parts.device}, in {run}"
+    )
+    screen.say(
+        f"{len(data.train):,} training images of {len(counts)} classes ({counts.max()} to {counts.min()} a class), "
+        f"{len(data.test):,} test images, {data.size} x {data.size} pixels; "
+        f"{recipe.train.epochs} epochs of {parts.loader.steps} steps"
+    )
+
+
+def headline(recipe: Recipe, state: State, sums: Mapping[str, float], records: Sequence[Mapping[str, Any]]) -> str:
+    """One line: epoch, mean loss terms, last accuracy. `sums` is empty right after an epoch."""
+    terms = (
+        {name: value / state.step for name, value in sums.items()}
+        if state.step
+        else records[-1]["terms"]
+        if records
+        else {}
+    )
+    tested = [record["test"]["top1"] for record in records if "test" in record]
+    return "  ".join(
+        [
+            f"epoch {min(state.epoch + bool(state.step), recipe.train.epochs)}/{recipe.train.epochs}",
+            *[f"{name} {value:.3f}" for name, value in terms.items()],
+            *[f"top-1 {accuracy:.2f}" for accuracy in tested[-1:]],
+        ]
+    )
+
+
+def show(run: Path, screen: Screen) -> None:
+    """The table at the end of a run, beside what was expected of it."""
+    result = json.loads((run / "result.json").read_text())
+    rows: dict[str, Mapping[str, Any]] = {"last epoch": result["last"]}
+    if "selected_on_val" in result:
+        rows[f"selected on validation, epoch {result['selected_on_val']['epoch']}"] = result["selected_on_val"]
+    rows[f"best on test, epoch {result['best_on_test']['epoch']}"] = result["best_on_test"]
+    if "flip_tta" in result:
+        rows["last epoch, flip TTA"] = result["flip_tta"]
+    if "expect" in result:
+        rows[f"expected ({result['expect']['seeds']} seeds)"] = expectation(result["expect"])
+    if "published" in result:
+        rows[f"published ({result['published']['network']})"] = result["published"]
+    title = (
+        f"{result['recipe']}, {result['backbone']} ({result['parameters'] / 1e6:.2f} M parameters), accuracy in percent"
+    )
+    screen.table(title, rows)
+    seconds = result["seconds"]
+    screen.say(
+        f"{seconds['startup']:.1f} s start-up, {seconds['train']:.1f} s training, {seconds['eval']:.1f} s evaluation"
+    )
+    screen.say(f"run folder: {run}   report: {run / 'report.html'}")
+
+
+def expectation(expect: Mapping[str, Any]) -> dict[str, float]:
+    """A recipe's `expect` as a row of the table."""
+    return {"top1": expect["top1"], "top1_sd": expect["sd"]}

@@ -1,0 +1,68 @@
+"""What every method is."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glmc.data.resident import Batch
+from glmc.models import Backbone
+from glmc.random import Draws
+
+
+class Step(NamedTuple):
+    """Everything one training step consumes. All tensors, so that nothing in a step waits for the host."""
+
+    streams: dict[str, Batch]  # "instance", and the extra streams the method asks for
+    draws: dict[str, Tensor]  # one row of each table of `Method.draws`
+    progress: Tensor  # float [], epoch / epochs, in [0, 1)
+
+
+class Method(nn.Module):
+    """A backbone, heads, and the loss that trains them. All state is parameters and buffers.
+
+    Subclasses take their settings as keyword-only arguments with annotations and defaults: these are the keys that a
+    recipe may write under `method`.
+
+    Args:
+        backbone: images -> features.
+        counts: int64 [C], training images per class.
+    """
+
+    views: tuple[str, ...] = ("train",)  # names of augmentations in the recipe, one for each view of a batch
+
+    def __init__(self, backbone: Backbone, counts: Tensor) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.classes = len(counts)
+        self.streams: dict[str, float] = {}  # extra streams: name -> r, drawn with P(class c) ~ n_c ** (1 - r)
+
+    def draws(self, draws: Draws, steps: int) -> dict[str, NDArray[np.float64]]:
+        """The method's own random numbers for an epoch: name -> [steps, ...]."""
+        return {}
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        """The terms of the loss by name, already weighted: float [] each, and their sum is the loss."""
+        raise TypeError(f"{type(self).__name__} must say what its loss is: define forward")
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Float [B, ch, H, W] -> logits float [B, C]."""
+        raise TypeError(f"{type(self).__name__} must say what it predicts: define predict")
+
+    def freeze_backbone(self) -> None:
+        """Train the heads alone: the backbone keeps its weights, and its BatchNorm statistics (see `train`)."""
+        self.backbone.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Method":
+        """Training mode for what is trained; a frozen backbone stays as it is at test time."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.backbone.parameters()):
+            self.backbone.eval()
+        return self
+
+    def one_hot(self, labels: Tensor) -> Tensor:
+        """int64 [B] -> float32 [B, C]."""
+        return F.one_hot(labels, self.classes).to(torch.float32)

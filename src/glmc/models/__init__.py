@@ -1,0 +1,126 @@
+"""Backbones by name: the small-image networks here, everything else from timm."""
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from glmc.errors import UserError
+from glmc.models.batch_norm import split_by_view
+from glmc.models.cifar_resnet import CifarResNet
+
+SMALL_IMAGE = tuple(f"resnet{depth}{width}" for depth in (20, 32, 44, 56) for width in ("", "_w64"))
+
+
+class Backbone(nn.Module):
+    """An encoder: images in, feature vectors out.
+
+    Args:
+        net: float [B, ch, H, W] -> float [B, out_dim].
+        out_dim: length of a feature vector.
+        batch_norm: what happens to BatchNorm when several views come at once; see `models.batch_norm`.
+    """
+
+    def __init__(self, net: nn.Module, out_dim: int, batch_norm: Literal["split", "two_pass", "joint"]) -> None:
+        super().__init__()
+        self.net, self.out_dim, self.batch_norm = net, out_dim, batch_norm
+        self.norms = tuple(split_by_view(net)) if batch_norm == "split" else ()  # a tuple: `net` already owns them
+
+    def forward(self, images: Tensor, groups: int = 1) -> Tensor:
+        """Float [groups * B, ch, H, W], `groups` views one after the other -> features float [groups * B, out_dim]."""
+        if self.batch_norm == "two_pass" and groups > 1:
+            return torch.cat([self.net(view) for view in images.chunk(groups)])
+        for norm in self.norms:
+            norm.groups = groups  # type: ignore[assignment]
+        return self.net(images)
+
+
+def build_backbone(
+    name: str,
+    *,
+    channels: int = 3,
+    pretrained: bool | str = False,
+    batch_norm: Literal["split", "two_pass", "joint"] = "split",
+) -> Backbone:
+    """A backbone without classifier.
+
+    Args:
+        name: one of `SMALL_IMAGE`, or any name of timm's.
+        channels: of the images, 1 or 3.
+        pretrained: weights from timm's hub (true), or from a file (safetensors, or a torch file of tensors only).
+        batch_norm: see `Backbone`.
+
+    Raises:
+        UserError: unknown name, weights that cannot be had or do not fit.
+    """
+    if name in SMALL_IMAGE:
+        if pretrained is True:
+            raise UserError(f"model.pretrained: there are no published weights for {name}; give a file or a timm model")
+        depth, width = re.fullmatch(r"resnet(\d+)(_w64)?", name).groups()  # type: ignore[union-attr]
+        net: nn.Module = CifarResNet(int(depth), 64 if width else 16, channels)
+        out_dim = 4 * (64 if width else 16)
+    else:
+        net, out_dim = _timm_backbone(name, channels, pretrained is True)
+    if isinstance(pretrained, str):
+        _load_weights(net, Path(pretrained).expanduser())
+    return Backbone(net, out_dim, batch_norm)
+
+
+def pretrained_input(name: str) -> dict[str, Any]:
+    """Mean, std (fractions of the full range) and side in pixels that the weights of a timm model expect."""
+    import timm
+
+    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if config is None:
+        return {}
+    return {"mean": config.mean, "std": config.std, "size": config.input_size[-1]}
+
+
+def _timm_backbone(name: str, channels: int, pretrained: bool) -> tuple[nn.Module, int]:
+    import timm
+
+    if not timm.is_model(name):
+        from difflib import get_close_matches
+
+        base = name.split(".")[0]
+        near = get_close_matches(base, [*SMALL_IMAGE, *timm.list_models()], n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise UserError(f"model.name={name}: no such backbone{hint} `glmc list backbones` names them all")
+    try:
+        net = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels)
+    except (OSError, RuntimeError, ValueError) as error:
+        if not pretrained:
+            raise
+        raise UserError(
+            f"model.pretrained: the weights of {name} could not be fetched ({type(error).__name__}); without a network "
+            f"give a file, model.pretrained=FILE, or train from scratch with model.pretrained=false"
+        ) from error
+    return net, int(net.num_features)  # type: ignore[arg-type]
+
+
+def _load_weights(net: nn.Module, file: Path) -> None:
+    """Load a file of tensors; a classifier in it is left aside, anything else must match."""
+    if not file.is_file():
+        raise UserError(f"model.pretrained={file}: there is no such file")
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            tensors = load_file(file)
+        else:
+            tensors = torch.load(file, map_location="cpu", weights_only=True)
+            tensors = tensors.get("state_dict", tensors)
+    except Exception as error:  # every reader has its own exceptions for a damaged or foreign file
+        raise UserError(f"model.pretrained={file}: not a readable file of weights ({error})") from error
+    tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
+    wanted = net.state_dict()
+    missing = [key for key in wanted if key not in tensors]
+    misshapen = [key for key in wanted if key in tensors and tensors[key].shape != wanted[key].shape]
+    if missing or misshapen:
+        raise UserError(
+            f"model.pretrained={file}: does not fit this backbone; missing: {missing[:3] or 'none'}, "
+            f"of another shape: {misshapen[:3] or 'none'}"
+        )
+    net.load_state_dict({key: tensors[key] for key in wanted})

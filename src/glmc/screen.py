@@ -1,0 +1,81 @@
+"""What a person sees while a command runs: sentences, a progress bar, a table at the end."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+COLUMNS = {"top1": "top-1", "balanced": "balanced", "many": "many", "medium": "medium", "few": "few"}
+
+
+class Screen:
+    """Sentences and progress on the terminal; the sentences also go to the run's log.
+
+    Args:
+        log: file that the sentences are appended to, with the time; none for commands without a run folder.
+        quiet: nothing on the terminal.
+    """
+
+    def __init__(self, log: Path | None = None, quiet: bool = False) -> None:
+        self.console, self.log = Console(quiet=quiet, highlight=False), log
+
+    def say(self, text: str) -> None:
+        """Print a sentence and log it."""
+        self.console.print(text, markup=False, soft_wrap=True)
+        self.note(text)
+
+    def note(self, text: str) -> None:
+        """Log a sentence without printing it."""
+        if self.log is not None:
+            with self.log.open("a", encoding="utf-8") as file:
+                file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}\n")
+
+    @contextmanager
+    def bar(self, what: str, total: int | None = None, done: int = 0) -> Iterator["Bar"]:
+        """A progress bar with the time left, shown on a terminal only."""
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+            transient=True,
+        ) as progress:
+            yield Bar(progress, progress.add_task(what, total=total, completed=done))
+
+    def table(self, title: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
+        """One row a result, one column an accuracy in percent; what is absent stays empty."""
+        self.console.print(title, markup=False, soft_wrap=True)
+        table = Table()
+        table.add_column("")
+        for heading in COLUMNS.values():
+            table.add_column(heading, justify="right")
+        for name, scores in rows.items():
+            table.add_row(name, *[_percent(scores, key) for key in COLUMNS])
+        self.console.print(table)
+        for name, scores in rows.items():
+            self.note(f"{title} | {name} | " + " ".join(f"{k} {_percent(scores, k)}" for k in COLUMNS if k in scores))
+
+
+class Bar:
+    """The handle of a progress bar."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress, self._task = progress, task
+
+    def to(self, done: int, total: int | None = None, what: str | None = None) -> None:
+        """Move the bar, and change its total or its text if given."""
+        self._progress.update(self._task, completed=done, total=total, description=what)
+
+
+def _percent(scores: Mapping[str, Any], key: str) -> str:
+    if key not in scores:
+        return ""
+    spread = f" ± {scores[key + '_sd']:.2f}" if key + "_sd" in scores else ""
+    return f"{scores[key]:.2f}{spread}"

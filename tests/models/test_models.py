@@ -1,0 +1,129 @@
+"""Backbones: sizes, BatchNorm for several views, weights from files, sentences for what does not work."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from glmc.errors import UserError
+from glmc.models import build_backbone
+from glmc.models.batch_norm import split_by_view
+from glmc.models.cifar_resnet import CifarResNet
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "features"),
+    [("resnet32", 463_504, 64), ("resnet32_w64", 7_383_616, 256), ("resnet20", 269_072, 64), ("resnet56", 852_368, 64)],
+)
+def test_the_small_image_networks_have_their_published_sizes(name, parameters, features):
+    backbone = build_backbone(name)
+    assert sum(p.numel() for p in backbone.parameters()) == parameters
+    assert backbone.out_dim == features
+    assert backbone.eval()(torch.randn(2, 3, 32, 32)).shape == (2, features)
+
+
+def test_grey_images_and_odd_sizes_pass():
+    assert build_backbone("resnet20", channels=1)(torch.randn(2, 1, 9, 9)).shape == (2, 64)
+
+
+def test_the_shortcut_takes_every_second_pixel_and_pads_channels():
+    net = CifarResNet(8, width=4)
+    block = net.layer2[0].eval()
+    torch.nn.init.zeros_(block.conv2.weight)  # the residual branch says nothing: only the shortcut is left
+    x = torch.rand(1, 4, 6, 6)
+    y = block(x)
+    assert torch.equal(y[:, 2:6], x[:, :, ::2, ::2])
+    assert y[:, :2].abs().sum() == y[:, 6:].abs().sum() == 0
+
+
+def pair(kind):
+    torch.manual_seed(0)
+    return build_backbone("resnet20", batch_norm=kind).double().train()
+
+
+def test_split_equals_two_pass():
+    """One pass with statistics for each view: outputs, gradients and running averages of the published two passes."""
+    split, two_pass = pair("split"), pair("two_pass")
+    for step in range(3):
+        x = torch.randn(6, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
+        x[3:] *= 0.5  # the views differ in variance, as MixUp and CutMix do
+        out = []
+        for backbone in (split, two_pass):
+            backbone.zero_grad()
+            y = backbone(x, groups=2)
+            y.pow(3).mean().backward()
+            out.append(y)
+        assert (out[0] - out[1]).abs().max() < 1e-12
+        for a, b in zip(split.parameters(), two_pass.parameters(), strict=True):
+            assert (a.grad - b.grad).abs().max() < 1e-12 * max(1, b.grad.abs().max())
+    for (name, a), (_, b) in zip(split.state_dict().items(), two_pass.state_dict().items(), strict=True):
+        assert (a - b).abs().max() < 1e-12, name
+    assert split.state_dict()["net.bn1.num_batches_tracked"] == 6  # two views a step
+
+
+def test_joint_statistics_differ_from_split():
+    x = torch.randn(6, 3, 16, 16, dtype=torch.float64)
+    x[3:] *= 0.5
+    assert (pair("joint")(x, groups=2) - pair("split")(x, groups=2)).abs().max() > 1e-3
+
+
+def test_timm_networks_get_statistics_for_each_view_too():
+    backbone = build_backbone("mobilenetv3_small_050").double().train()  # its BatchNorm is timm's own, with activation
+    reference = build_backbone("mobilenetv3_small_050", batch_norm="two_pass").double().train()
+    reference.load_state_dict(backbone.state_dict())
+    x = torch.randn(4, 3, 32, 32, dtype=torch.float64) * torch.tensor([1, 1, 3, 3]).view(4, 1, 1, 1)
+    for one, other in ((backbone, reference),):
+        a, b = one(x, groups=2), other(x, groups=2)
+    assert (a - b).abs().max() < 1e-10
+
+
+def test_evaluation_ignores_groups_and_keys_stay_those_of_the_network():
+    backbone = build_backbone("resnet20").eval()
+    x = torch.randn(4, 3, 8, 8)
+    assert torch.equal(backbone(x, groups=2), backbone(x))
+    assert set(backbone.net.state_dict()) == set(CifarResNet(20).state_dict())
+    assert split_by_view(torch.nn.Linear(2, 2)) == []
+
+
+def test_weights_come_from_a_file(tmp_path):
+    source = CifarResNet(20)
+    save_file(source.state_dict(), tmp_path / "weights.safetensors")
+    torch.save({"state_dict": {f"module.{k}": v for k, v in source.state_dict().items()}}, tmp_path / "weights.pth")
+    for file in ("weights.safetensors", "weights.pth"):
+        loaded = build_backbone("resnet20", pretrained=str(tmp_path / file)).net
+        assert torch.equal(loaded.layer3[2].conv2.weight, source.layer3[2].conv2.weight)
+
+
+class Gadget:
+    """What a hostile file of weights would hold: code that runs when it is unpickled."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return (open, (self.target, "w"))
+
+
+def test_a_hostile_file_of_weights_is_refused_without_running_it(tmp_path):
+    torch.save(Gadget(str(tmp_path / "executed")), tmp_path / "weights.pth")
+    with pytest.raises(UserError, match="not a readable file of weights"):
+        build_backbone("resnet20", pretrained=str(tmp_path / "weights.pth"))
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "pretrained", "sentence"),
+    [
+        ("resnet23", False, "did you mean resnet"),
+        ("resnet32", True, "no published weights for resnet32"),
+        ("resnet20", "nowhere.pth", "there is no such file"),
+    ],
+)
+def test_what_cannot_be_built_is_said(name, pretrained, sentence):
+    with pytest.raises(UserError, match=sentence):
+        build_backbone(name, pretrained=pretrained)
+
+
+def test_weights_of_another_network_name_what_does_not_fit(tmp_path):
+    save_file(CifarResNet(32).state_dict(), tmp_path / "r32.safetensors")
+    with pytest.raises(UserError, match=r"missing: \['layer1.5.conv1.weight'"):
+        build_backbone("resnet44", pretrained=str(tmp_path / "r32.safetensors"))
