@@ -5,11 +5,15 @@ import sys
 
 from glmc import errors
 
+# full, over a quota or a limit, or not writable
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+
 
 def main() -> None:
     """Run the command line; see `glmc.errors` for the exit codes."""
     debug = "--debug" in sys.argv
     sys.argv = [word for word in sys.argv if word != "--debug"]
+    sys.path.append("")  # the working directory may hold a user's own method; last, so that it cannot hide a library
     from glmc.cli import app
 
     try:
@@ -30,9 +34,10 @@ def explain(error: Exception) -> tuple[str, int]:
         return str(error), error.exit_code
     if isinstance(error, errors.UserError):
         return str(error), errors.BAD_INPUT
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in DISK:
         return (
-            f"the disk is full ({error.filename or 'no file named'}); make room and go on with --resume",
+            f"{error.filename or 'a file'} cannot be used ({error.strerror}); make room on its disk or allow access, "
+            f"and go on with glmc train --resume if a run had begun",
             errors.BAD_INPUT,
         )
     return f"{type(error).__name__}: {error} (a defect of glmc; --debug shows where)", errors.DEFECT

@@ -4,6 +4,7 @@ An operation is a function of a batch and of parameters that were drawn for each
 parameters give the same pixels on every device and in every order.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -88,16 +89,122 @@ def center_crop(images: Tensor, size: int) -> Tensor:
     return images[:, top : top + size, left : left + size]
 
 
+BRIGHTNESS, CONTRAST, SATURATION = range(3)  # what a blend leads away from: black, the mean grey, the own grey
+
+
+def luma(images: Tensor) -> Tensor:
+    """ITU-R 601 grey of uint8 [B, H, W, ch] as PIL rounds it: int32 [B, H, W, 1]."""
+    if images.shape[3] == 1:
+        return images.int()
+    red, green, blue = images.int().split(1, dim=3)
+    return (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
+
+
+def blend(images: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
+    """Brightness, contrast or saturation times a factor, another kind for each image, to PIL's last digit.
+
+    All three move a pixel along the line from a grey to itself: black for brightness, the image's mean grey for
+    contrast, the pixel's own grey for saturation.
+
+    Args:
+        images: uint8 [B, H, W, ch].
+        kind: int [B], `BRIGHTNESS`, `CONTRAST` or `SATURATION`.
+        factor: float [B], >= 0; 1 changes nothing, 0 gives the grey.
+
+    Returns:
+        uint8 [B, H, W, ch]; fractions are cut off, as PIL does.
+    """
+    kind, factor = kind[:, None, None, None], factor[:, None, None, None]
+    own = luma(images)
+    pixels = images.shape[1] * images.shape[2]
+    mean = (2 * own.sum((1, 2, 3), keepdim=True) + pixels) // (2 * pixels)  # whole numbers: the same on every device
+    grey = torch.where(kind == CONTRAST, mean, own) * (kind != BRIGHTNESS)
+    return (images.float() - grey).mul_(factor).add_(grey).clamp_(0, 255).to(torch.uint8)
+
+
+def shift_hue(images: Tensor, turn: Tensor) -> Tensor:
+    """The hue of each pixel turned on the colour circle; uint8 [B, H, W, ch] -> the same. Grey images stay.
+
+    Args:
+        images: uint8 [B, H, W, ch].
+        turn: float [B], part of a full turn, in [-0.5, 0.5]; 0 changes nothing.
+    """
+    if images.shape[3] == 1:
+        return images
+    red, green, blue = images.float().unbind(3)
+    value, least = images.amax(3).float(), images.amin(3).float()
+    chroma = value - least
+    span = chroma.clamp(min=1)  # a grey pixel has no hue and keeps its value whatever hue it is given
+    sixth = torch.where(red == value, (green - blue) / span, (blue - red) / span + 2)
+    sixth = torch.where((blue == value) & (red < value) & (green < value), (red - green) / span + 4, sixth)
+    sixth = sixth + 6 * turn[:, None, None]  # [B, H, W], the hue in sixths of the circle
+    parts = [(sixth + offset) % 6 for offset in (5, 3, 1)]
+    colours = [value - chroma * torch.minimum(part, 4 - part).clamp(0, 1) for part in parts]
+    return torch.stack(colours, dim=3).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def color_jitter(images: Tensor, kinds: Tensor, factors: Tensor, turn: Tensor | None = None) -> Tensor:
+    """The three blends in the order of each image, then the hue.
+
+    Args:
+        images: uint8 [B, H, W, ch].
+        kinds: int [B, 3], the kinds of `blend`, in the order in which they are applied.
+        factors: float [B, 3], their factors, in the same order.
+        turn: float [B], for `shift_hue`; None leaves the hue.
+
+    Returns:
+        uint8 [B, H, W, ch].
+    """
+    for place in range(3):
+        images = blend(images, kinds[:, place], factors[:, place])
+    return images if turn is None else shift_hue(images, turn)
+
+
+def grayscale(images: Tensor, chosen: Tensor) -> Tensor:
+    """Colours replaced by their grey where `chosen` (bool [B]) says so; uint8 [B, H, W, ch] -> the same."""
+    return torch.where(chosen[:, None, None, None], luma(images).to(torch.uint8), images)
+
+
+def blur(images: Tensor, sigma: Tensor, largest: float) -> Tensor:
+    """Gaussian blur, cut off at three times the largest deviation; beyond the border its pixels go on.
+
+    Args:
+        images: uint8 [B, H, W, ch].
+        sigma: float [B], standard deviation in pixels, in [0, largest]; 0 changes nothing.
+        largest: > 0, sets the width of the window for the whole batch, so that its shape is known beforehand.
+
+    Returns:
+        uint8 [B, H, W, ch].
+    """
+    reach = math.ceil(3 * largest)
+    taps = torch.arange(-reach, reach + 1, device=images.device)
+    weights = torch.exp(-0.5 * (taps / sigma.clamp(min=1e-3)[:, None]) ** 2)  # [B, taps]
+    weights = weights / weights.sum(1, keepdim=True)
+    pixels = images.float()
+    for dim in (1, 2):
+        size = pixels.shape[dim]
+        at = torch.arange(-reach, size + reach, device=images.device).clamp_(0, size - 1)
+        padded = pixels.index_select(dim, at)
+        pixels = torch.zeros_like(pixels)
+        for tap in range(2 * reach + 1):
+            pixels.addcmul_(padded.narrow(dim, tap, size), weights[:, tap, None, None, None])
+    return pixels.round_().clamp_(0, 255).to(torch.uint8)
+
+
 def normalise(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """uint8 [B, H, W, ch] -> float32 [B, ch, H, W], pixel * scale + shift with float [ch] each; memory stays channels-last."""
+    """uint8 [B, H, W, ch] -> float32 [B, ch, H, W], pixel * scale + shift with float [ch] each.
+
+    The memory stays channels-last.
+    """
     return torch.addcmul(shift, images.float(), scale).permute(0, 3, 1, 2)
 
 
 def random_boxes(draws: Draws, images: int, side: int, scale: tuple[float, float]) -> NDArray[np.float32]:
     """float32 [N, 4], boxes of a random area and shape: top, left, height, width in pixels.
 
-    The area is uniform in `scale` (fractions of the image), the aspect ratio log-uniform in [3/4, 4/3]; the first of ten
-    tries that lies inside the image counts, else the whole image (Szegedy et al., CVPR 2015, as torchvision has it).
+    The area is uniform in `scale` (fractions of the image), the aspect ratio log-uniform in [3/4, 4/3]; the first of
+    ten tries that lies inside the image counts, else the whole image (Szegedy et al., CVPR 2015, as torchvision has
+    it).
     """
     u = draws.uniform(images, 10, 4)
     area = (scale[0] + u[..., 0] * (scale[1] - scale[0])) * side * side
@@ -111,12 +218,37 @@ def random_boxes(draws: Draws, images: int, side: int, scale: tuple[float, float
     return chosen.astype(np.float32)
 
 
+def random_jitter(draws: Draws, images: int, value: Mapping[str, float]) -> tuple[NDArray[Any], ...]:
+    """Order, factors and hue turns of the colour jitter of N images.
+
+    Args:
+        draws: where the numbers come from.
+        images: N.
+        value: of the recipe: "brightness", "contrast" and "saturation" b give factors uniform in
+            [max(0, 1 - b), 1 + b], "hue" h gives turns uniform in [-h, h]; an image is jittered with probability "p".
+
+    Returns:
+        kinds uint8 [N, 3] and factors float32 [N, 3], both in each image's own random order (three blends in another
+        order are another colour, and torchvision draws it, too), and turns float32 [N].
+    """
+    spread = np.array([value["brightness"], value["contrast"], value["saturation"]])
+    low, high = np.maximum(0, 1 - spread), 1 + spread
+    u = draws.uniform(images, 8)
+    chosen = u[:, 7] < value["p"]
+    kinds = np.argsort(u[:, :3], axis=1)
+    factors = np.where(chosen[:, None], low + u[:, 3:6] * (high - low), 1.0)
+    turns = np.where(chosen, (2 * u[:, 6] - 1) * value["hue"], 0.0)
+    ordered = np.take_along_axis(factors, kinds, axis=1)
+    return kinds.astype(np.uint8), ordered.astype(np.float32), turns.astype(np.float32)
+
+
 class View:
     """One augmentation of the recipe: a list of operations, normalisation last.
 
     Args:
         operations: as in a recipe's `views`: "flip", {"crop": border}, {"resized_crop": {"size", "scale"}},
-            {"center_crop": size}.
+            {"center_crop": size}, {"color_jitter": {"brightness", "contrast", "saturation", "hue", "p"}},
+            {"grayscale": p}, {"blur": {"sigma", "p"}}.
         mean, std: per channel, in fractions of the full range: a pixel becomes (pixel / 255 - mean) / std.
         device: where the images are.
     """
@@ -136,7 +268,7 @@ class View:
         return side
 
     def draw(self, draws: Draws, images: int, side: int) -> Parameters:
-        """The parameters of every image of an epoch; [N, ...] arrays under the operations' names."""
+        """The parameters of every image of an epoch: arrays [N, ...], named for their operation."""
         table: Parameters = {}
         for name, value in self.operations:
             if name == "crop":
@@ -147,6 +279,15 @@ class View:
                 table[name] = random_boxes(draws, images, side, value["scale"])
             elif name == "center_crop":
                 side = value
+            elif name == "color_jitter":
+                kinds, factors, turns = random_jitter(draws, images, value)
+                table |= {"color_jitter": factors, "color_jitter.kinds": kinds, "color_jitter.turns": turns}
+            elif name == "grayscale":
+                table[name] = draws.uniform(images) < value
+            elif name == "blur":
+                low, high = value["sigma"]
+                u = draws.uniform(images, 2)
+                table[name] = np.where(u[:, 1] < value["p"], low + u[:, 0] * (high - low), 0).astype(np.float32)
         return table
 
     def __call__(self, images: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
@@ -160,4 +301,11 @@ class View:
                 images = resized_crop(images, parameters[name], value["size"])
             elif name == "center_crop":
                 images = center_crop(images, value)
+            elif name == "color_jitter":
+                turns = parameters["color_jitter.turns"] if value["hue"] else None
+                images = color_jitter(images, parameters["color_jitter.kinds"], parameters["color_jitter"], turns)
+            elif name == "grayscale":
+                images = grayscale(images, parameters[name])
+            elif name == "blur":
+                images = blur(images, parameters[name], value["sigma"][1])
         return normalise(images, self.scale, self.shift)

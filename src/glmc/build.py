@@ -1,8 +1,11 @@
 """A recipe becomes objects: data on the device, method, loader, optimizer."""
 
+import copy
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,17 +13,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from glmc import models, runtime
+from glmc import checkpoint, models, runtime
 from glmc.augment import View
 from glmc.data.resident import ResidentLoader
+from glmc.data.split import Split
 from glmc.engine import evaluate
 from glmc.errors import UserError
 from glmc.methods import METHODS
 from glmc.methods.base import Method, Step
+from glmc.methods.second_stage import SecondStage
 from glmc.metrics import scores
 from glmc.prepare import Prepared, pixels, prepare, test_split
 from glmc.random import Draws
-from glmc.recipe import Recipe
+from glmc.recipe import Recipe, parse
 from glmc.schedule import factor
 from glmc.screen import Screen
 
@@ -70,44 +75,96 @@ def judge(
     return scores(confusion, counts, few=recipe.eval.few, extras=extras), confusion
 
 
-def build_judge(
-    recipe: Recipe, classes: list[str], counts: list[int], weights: dict[str, Tensor], screen: Screen
-) -> Callable[[bool], tuple[dict[str, float], np.ndarray]]:
-    """What scores a trained method on its test images, given whether to average with mirrored ones.
+class Trained(NamedTuple):
+    """A method with the weights of a checkpoint, and what these were trained on."""
 
-    Args:
-        recipe: settled.
-        classes, counts: [C] each, names and training images of the classes it was trained on.
-        weights: of the method.
-        screen: for remarks and progress.
+    method: Method
+    classes: tuple[str, ...]
+    counts: NDArray[np.int64]  # [C], training images per class
+
+
+def build_judge(
+    recipe: Recipe, trained: Trained, screen: Screen
+) -> Callable[[Method, bool], tuple[dict[str, float], np.ndarray]]:
+    """What scores a method on the test images of a settled recipe, given whether to average with mirrored ones.
 
     Raises:
-        UserError: the images have other classes.
+        UserError: the images have other classes than the checkpoint was trained on.
     """
-    device = runtime.pick_device(recipe.train.device)
     split = test_split(recipe.data, screen)
-    if list(split.classes) != classes:
-        number = f"{len(split.classes)} classes, and the checkpoint was trained on {len(classes)}"
-        names = "classes of other names than those that the checkpoint was trained on"
-        what = number if len(split.classes) != len(classes) else names
-        raise UserError(f"data.root={recipe.data.root}: these images have {what}; give the data it belongs to")
-    trained = np.array(counts, dtype=np.int64)
-    method = build_method(recipe, torch.from_numpy(trained), device, initial=False)
-    method.load_state_dict(weights)
+    refuse_other_classes(recipe, split.classes, trained.classes)
+    return judge_on(split, recipe, trained)
+
+
+def judge_on(
+    split: Split, recipe: Recipe, trained: Trained
+) -> Callable[[Method, bool], tuple[dict[str, float], np.ndarray]]:
+    """What scores a method on a decoded split, given whether to average with mirrored images."""
+    device = next(trained.method.parameters()).device
     images, labels = torch.from_numpy(pixels(split)).to(device), torch.from_numpy(split.labels).to(device)
     (view,) = build_views(recipe, ("test",), device)
-    return lambda flip: judge(method, images, labels, view, recipe, trained, flip)
+    return lambda method, flip: judge(method, images, labels, view, recipe, trained.counts, flip)
 
 
-def build(recipe: Recipe, screen: Screen) -> Parts:
-    """All the objects of a run, at its beginning.
+def load_trained(point: checkpoint.Checkpoint, recipe: Recipe) -> Trained:
+    """The method of a checkpoint, on the device of the recipe: the checkpoint's own, perhaps with some values changed.
+
+    Raises:
+        UserError: the weights are not those of the recipe's network and method.
+    """
+    device = runtime.pick_device(recipe.train.device)
+    counts = np.array(point.state["counts"], dtype=np.int64)
+    method = build_method(recipe, torch.from_numpy(counts), device, initial=False)
+    tensors = point.tensors("average" if "average" in point.names else "weights")
+    if "average" in point.names:  # the moving average is what the run was judged by
+        tensors = {key.removeprefix("module."): value for key, value in tensors.items() if key.startswith("module.")}
+    try:
+        method.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise UserError(
+            f"model.name={recipe.model.name}, method.name={recipe.method.name}: the checkpoint's weights are not those "
+            f"of this network and method; leave out overrides of model and method"
+        ) from error
+    return Trained(method, tuple(point.state["classes"]), counts)
+
+
+def adopt(method: Method, parent: Path, device: torch.device) -> None:
+    """Let a second stage start from the network of its parent run.
+
+    Raises:
+        UserError: there is no run, or the method is no second stage.
+    """
+    if not isinstance(method, SecondStage):
+        raise UserError(f"parent={parent}: only a second stage starts from another run; set parent to null")
+    point = checkpoint.latest(parent / "checkpoints")
+    if point is None:
+        raise UserError(f"parent={parent}: no run with a checkpoint lies there")
+    method.adopt(load_trained(point, parse(point.state["recipe"], [f"train.device={device.type}"])).method)
+
+
+def refuse_other_classes(recipe: Recipe, found: Sequence[str], trained: Sequence[str]) -> None:
+    """Raise a `UserError` unless the images have the classes, in label order, that a checkpoint was trained on."""
+    if list(found) == list(trained):
+        return
+    number = f"{len(found)} classes, and the checkpoint was trained on {len(trained)}"
+    names = "classes of other names than those that the checkpoint was trained on"
+    what = number if len(found) != len(trained) else names
+    raise UserError(f"data.root={recipe.data.root}: these images have {what}; give the data it belongs to")
+
+
+def build(recipe: Recipe, screen: Screen, *, initial: bool = True) -> Parts:
+    """All the objects of a run, at its beginning; `initial=False` if other weights are loaded at once.
 
     Raises:
         UserError: something about the recipe, the data or the machine does not go together.
     """
     recipe, data, device = settle(recipe, screen)
     counts = torch.from_numpy(data.train.counts)
-    method = build_method(recipe, counts, device)
+    method = build_method(recipe, counts, device, initial=initial)
+    if recipe.parent is not None and initial:
+        adopt(method, Path(recipe.parent), device)
+    sets = {"test": data.test} if data.val is None else {"test": data.test, "val": data.val}
+    runtime.check_pixels(sum(pixels(split).nbytes for split in (data.train, *sets.values())), device)
     loader = ResidentLoader(
         pixels(data.train),
         data.train.labels,
@@ -117,7 +174,6 @@ def build(recipe: Recipe, screen: Screen) -> Parts:
         seed=recipe.train.seed,
         device=device,
     )
-    sets = {"test": data.test} if data.val is None else {"test": data.test, "val": data.val}
     if recipe.eval.select == "val" and "val" not in sets:
         raise UserError(
             "eval.select=val: there is no validation split; give data.val_fraction, data.val_list or a val folder"
@@ -217,11 +273,26 @@ def build_views(recipe: Recipe, names: tuple[str, ...], device: torch.device) ->
     missing = [name for name in names if name not in recipe.views]
     if missing:
         raise UserError(f"views.{missing[0]}: the method {recipe.method.name} needs a view of this name in the recipe")
+    for name in names:
+        refuse_larger_crops(name, recipe.views[name], recipe.data.size or 0)
     return [View(recipe.views[name], recipe.data.mean or (), recipe.data.std or (), device) for name in names]
 
 
+def refuse_larger_crops(name: str, operations: Sequence[Any], side: int) -> None:
+    """Raise a `UserError` if a view takes the middle of images that are smaller than that (`side` pixels)."""
+    for operation in operations:
+        if isinstance(operation, dict) and operation.get("center_crop", 0) > side:
+            raise UserError(f"views.{name}: center_crop={operation['center_crop']} is larger than the image ({side})")
+        if isinstance(operation, dict) and "resized_crop" in operation:
+            side = operation["resized_crop"]["size"]
+
+
 def try_one_step(parts: Parts) -> None:
-    """Refuse a model that cannot take the images, or a batch that will not fit the memory, before training."""
+    """Refuse a model that cannot take the images or the batches, or a batch too large for the memory, before training.
+
+    Raises:
+        UserError: any of these; names the value to change.
+    """
     recipe, loader, device, method = parts.recipe, parts.loader, parts.device, parts.method
     own = method.draws(Draws(0, "trial"), loader.steps)
     draws = {name: torch.as_tensor(table[0], dtype=torch.float32, device=device) for name, table in own.items()}
@@ -232,10 +303,25 @@ def try_one_step(parts: Parts) -> None:
         with runtime.autocast(device, recipe.train.precision):
             return torch.stack(list(trial(Step(streams, draws, torch.tensor(0.5, device=device))).values())).sum()
 
+    size = f"{parts.data.size} x {parts.data.size} pixels"
+    images, labels = parts.sets["test"]
     try:
         runtime.check_memory(method, loss_of, recipe.data.batch_size, device)
+        evaluate(method, images[:1], labels[:1], parts.test_view, batch_size=1, precision=recipe.train.precision)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{device} has no memory for two images of {size}; take a smaller model or data.size"
+        ) from error
     except (RuntimeError, AssertionError, ValueError) as error:
         raise UserError(
-            f"model.name={recipe.model.name} cannot take images of {parts.data.size} x {parts.data.size} pixels ({str(error).splitlines()[0]}); "
+            f"model.name={recipe.model.name} cannot take images of {size} ({str(error).splitlines()[0]}); "
             f"choose another data.size or model"
         ) from error
+    if len(parts.data.train) % recipe.data.batch_size == 1:  # BatchNorm may find no spread in the last, single image
+        try:
+            loss_of(copy.deepcopy(method), 1)
+        except (RuntimeError, ValueError) as error:
+            raise UserError(
+                f"data.batch_size={recipe.data.batch_size} leaves a last batch of one image, which "
+                f"{recipe.model.name} cannot train on at {size}; take another data.batch_size"
+            ) from error

@@ -4,15 +4,16 @@ import json
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from glmc import __version__
+from glmc.errors import UserError
 
 STARTED = time.perf_counter()
-HARMLESS = {"train.seed", "train.device", "train.save_minutes", "data.root", "data.download", "data.cache"}
 
 app = typer.Typer(
     help="Long-tailed image classification: train, compare and trust the methods of the literature.",
@@ -60,7 +61,7 @@ def train(
     name, overrides = split_words(words)
     if resume is not None:
         if name is not None or out is not None or seeds is not None:
-            raise typer.BadParameter("--resume takes a run folder and stands without recipe, --out and --seeds")
+            raise UserError("--resume takes a run folder and stands without recipe, --out and --seeds")
         from glmc import run
 
         run.resume(resume, overrides, command=command, quiet=quiet, since=STARTED)
@@ -68,7 +69,7 @@ def train(
     from glmc import recipe
 
     wanted = recipe.load(name or "digits_lt/glmc", overrides)
-    if any(assignment.partition("=")[0] not in HARMLESS for assignment in overrides):
+    if changed(overrides):
         wanted = wanted.override("expect=null", "published=null")  # figures of another recipe from here on
     numbers = None if seeds is None else parse_seeds(seeds)
     from glmc import run
@@ -80,17 +81,73 @@ def train(
 
 
 @app.command()
+def finetune(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", show_default=False)],
+    stage2: Annotated[str, typer.Option(help="maxnorm, crt, lws, balanced_softmax; without training: tau_norm, ...")],
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder, new or empty. Default: the next free one in runs/.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Carry out a second stage on a trained run: its classifier trained once more, or repaired."""
+    command = "glmc " + " ".join(map(shlex.quote, sys.argv[1:]))
+    from glmc import finetune as stages
+
+    stages.finetune(run_folder, stage2, tuple(overrides or ()), out, command=command, quiet=quiet, since=STARTED)
+
+
+@app.command()
+def sweep(
+    words: Words = None,
+    seeds: Annotated[str, typer.Option(help="Seeds of each point, e.g. 0,1,2.")] = "0",
+    out: Annotated[Path | None, typer.Option(help="Folder of the sweep; the same command goes on in it.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run a grid, key=v1,v2,... for each axis, and write its table (CSV, Markdown) and figure."""
+    command = "glmc " + " ".join(map(shlex.quote, sys.argv[1:]))
+    name, assignments = split_words(words)
+    if name is None:
+        raise UserError("glmc sweep needs a recipe first, e.g. glmc sweep digits_lt/glmc method.contrast_weight=0,4")
+    from glmc import recipe
+
+    wanted = recipe.load(name).override("expect=null", "published=null")
+    from glmc import sweep as grid
+
+    grid.sweep(wanted, assignments, parse_seeds(seeds), out, command=command, quiet=quiet, since=STARTED)
+
+
+@app.command()
 def test(
     run_or_checkpoint: Annotated[Path, typer.Argument(show_default=False)],
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate a run's last checkpoint, or one checkpoint, on the test images."""
-    from glmc import run
+    """Evaluate a run's last checkpoint, one checkpoint, or a published .pth.tar, on the test images."""
+    if run_or_checkpoint.is_file():
+        from glmc import exchange
 
-    result = run.test(run_or_checkpoint, tuple(overrides or ()), quiet=as_json)
+        result = exchange.test_published(run_or_checkpoint, tuple(overrides or ()), quiet=as_json)
+    else:
+        from glmc import run
+
+        result = run.test(run_or_checkpoint, tuple(overrides or ()), quiet=as_json)
     if as_json:
         print(json.dumps(result, indent=1))
+
+
+@app.command()
+def export(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", show_default=False)],
+    kind: Annotated[str, typer.Option("--format", help="published: a .pth.tar for the published GLMC code.")],
+    out: Annotated[Path | None, typer.Option(help="File to write. Default: in the run folder.")] = None,
+) -> None:
+    """Write a trained network for other programs."""
+    if kind != "published":
+        raise UserError(f"--format {kind}: choose published")
+    from glmc import exchange
+
+    print(exchange.export(run_folder, out))
 
 
 @app.command()
@@ -100,11 +157,10 @@ def show(
 ) -> None:
     """Print a recipe complete with every default, and what its data are: all but running it."""
     from glmc import prepare, recipe
-    from glmc.errors import UserError
 
     wanted = recipe.load(recipe_name, tuple(overrides or ()))
-    if wanted.about:
-        print("".join(f"# {line}\n" for line in wanted.about.splitlines()), end="")
+    if changed(overrides):
+        wanted = wanted.override("expect=null", "published=null")
     print(wanted.to_yaml(), end="")
     try:
         source = prepare.find(wanted.data.model_copy(update={"download": False}))
@@ -126,7 +182,7 @@ def list_(
     """Name what there is to choose from."""
     listings = {"recipes": recipes, "methods": methods, "datasets": datasets, "backbones": backbones}
     if what not in listings:
-        raise typer.BadParameter(f"{what!r}: choose one of {', '.join(listings)}")
+        raise UserError(f"{what!r}: choose one of {', '.join(listings)}")
     rows = listings[what]()
     if as_json:
         print(json.dumps(rows, indent=1))
@@ -197,8 +253,15 @@ def split_words(words: list[str] | None) -> tuple[str | None, tuple[str, ...]]:
     name = words.pop(0) if words and "=" not in words[0] else None
     for word in words:
         if "=" not in word:
-            raise typer.BadParameter(f"{word!r} is neither the first word, which names the recipe, nor key=value")
+            raise UserError(f"{word!r} is neither the first word, which names the recipe, nor key=value")
     return name, tuple(words)
+
+
+def changed(overrides: Sequence[str] | None) -> bool:
+    """Whether assignments make another recipe, whose figures need not be those of the named one."""
+    from glmc.recipe import HARMLESS
+
+    return any(assignment.partition("=")[0] not in {"train.seed", *HARMLESS} for assignment in overrides or ())
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -208,5 +271,5 @@ def parse_seeds(text: str) -> list[int]:
     except ValueError:
         numbers = []
     if not numbers or len(set(numbers)) < len(numbers):
-        raise typer.BadParameter(f"--seeds {text}: give different whole numbers between commas, e.g. 0,1,2")
+        raise UserError(f"--seeds {text}: give different whole numbers between commas, e.g. 0,1,2")
     return numbers

@@ -36,35 +36,39 @@ class Meter:
     Args:
         device: where the terms are.
         sums: name -> sum so far, for an epoch that is resumed.
+        steps: how many steps these sums are of.
     """
 
-    def __init__(self, device: torch.device, sums: Mapping[str, float]) -> None:
-        self.device, self.names = device, tuple(sums)
+    def __init__(self, device: torch.device, sums: Mapping[str, float], steps: int) -> None:
+        self.device, self.names, self.steps = device, tuple(sums), steps
         self.sums = torch.tensor(list(sums.values()), device=device)
-        self._copy: tuple[Tensor, torch.cuda.Event] | None = None
-        self._seen: list[float] = []
+        self._copy: tuple[Tensor, int, torch.cuda.Event] | None = None
+        self._seen: dict[str, float] = {}
 
     def add(self, terms: Mapping[str, Tensor]) -> None:
         """Add the terms of one step; float [] each."""
         row = torch.stack([term.detach().float() for term in terms.values()])
-        self.names, self.sums = tuple(terms), self.sums + row if len(self.names) else row
+        self.sums = self.sums + row if self.steps else row
+        self.names, self.steps = tuple(terms), self.steps + 1
 
     def read(self) -> dict[str, float]:
         """Name -> sum. Waits for the device."""
         return dict(zip(self.names, self.sums.tolist(), strict=True))
 
     def glance(self) -> dict[str, float]:
-        """The sums of a moment ago, as far as they have arrived. Never waits: a copy is asked for now and read later."""
+        """Name -> mean, of now or of a moment ago. Never waits: on a GPU a copy is asked for now and read later."""
         if self.device.type != "cuda":
-            return self.read()
-        if self._copy is not None and self._copy[1].query():
-            self._seen, self._copy = self._copy[0].tolist(), None
+            return {name: value / self.steps for name, value in self.read().items()}
+        if self._copy is not None and self._copy[2].query():
+            there, steps, _ = self._copy
+            self._seen = {name: value / steps for name, value in zip(self.names, there.tolist(), strict=True)}
+            self._copy = None
         if self._copy is None:
             there = torch.empty(len(self.names), pin_memory=True).copy_(self.sums, non_blocking=True)
             event = torch.cuda.Event()
             event.record()
-            self._copy = there, event
-        return dict(zip(self.names, self._seen, strict=False))
+            self._copy = there, self.steps, event
+        return self._seen
 
 
 def refuse_non_finite(sums: Mapping[str, float], epoch: int) -> None:
@@ -72,8 +76,8 @@ def refuse_non_finite(sums: Mapping[str, float], epoch: int) -> None:
     for name, value in sums.items():
         if not math.isfinite(value):
             raise NonFiniteLoss(
-                f"the loss term '{name}' became {value} in epoch {epoch + 1}; the last checkpoint was written before that; "
-                f"a smaller optim.lr, optim.clip=1 or train.precision=float32 may help"
+                f"the loss term '{name}' became {value} in epoch {epoch + 1}; no checkpoint has been written since; a "
+                f"smaller optim.lr, optim.clip=1 or train.precision=float32 may help"
             )
 
 
@@ -92,8 +96,8 @@ def fit(
 ) -> Iterator[tuple[bool, Meter]]:
     """Train, from wherever `state` stands; yields (is the epoch over?, meter) after every step.
 
-    The caller may evaluate, save or leave between two steps: `state` is up to date whenever it gets to see it, and after
-    the last step of an epoch it already stands at the beginning of the next.
+    The caller may evaluate, save or leave between two steps: `state` is up to date whenever it gets to see it, and
+    after the last step of an epoch it already stands at the beginning of the next.
 
     Args:
         method: on the device.
@@ -113,12 +117,13 @@ def fit(
         tables = loader.epoch(state.epoch)
         own = method.draws(Draws(loader.seed, "method", state.epoch), loader.steps)
         draws = {name: torch.from_numpy(table).float().to(loader.device) for name, table in own.items()}
+        seeds = Draws(loader.seed, "torch", state.epoch).below(2**53, loader.steps)
         progress = torch.tensor(state.epoch / epochs, device=loader.device)
-        meter = Meter(loader.device, state.sums)
+        meter = Meter(loader.device, state.sums, state.step)
         method.train()
         for streams in loader.batches(tables, first=state.step):
             step = Step(streams, {name: table[state.step] for name, table in draws.items()}, progress)
-            torch.manual_seed(hash((loader.seed, state.steps)))  # dropout, too, is a function of seed and step
+            torch.manual_seed(int(seeds[state.step]))  # dropout, too, is a function of seed, epoch and position
             with autocast(loader.device, precision):
                 terms = method(step)
                 loss = torch.stack(list(terms.values())).sum()
@@ -134,6 +139,9 @@ def fit(
             if state.step == loader.steps or state.steps == max_steps:
                 break
             yield False, meter
+        method.after_epoch()
+        if average is not None:
+            average.module.after_epoch()  # type: ignore[operator]
         state.epoch, state.step, state.sums = state.epoch + 1, 0, {}
         yield True, meter
 

@@ -17,6 +17,8 @@ from glmc.errors import UserError
 from glmc.recipe import Recipe, load
 from glmc.screen import Screen
 
+DEFAULT = Path("runs")  # where runs go that are not told where
+
 
 def claim(out: Path | None, name: str) -> Path:
     """Make the folder of a new run; a folder that exists already must be empty.
@@ -30,8 +32,11 @@ def claim(out: Path | None, name: str) -> Path:
     """
     number = 1
     while out is None:
-        candidate = Path("runs") / f"{name.replace('/', '-')}-{number:03d}"
-        out, number = (None if candidate.exists() else candidate), number + 1
+        candidate = DEFAULT / f"{name.replace('/', '-')}-{number:03d}"
+        with contextlib.suppress(FileExistsError):  # also when another run takes the number at this moment
+            candidate.mkdir(parents=True)
+            return candidate
+        number += 1
     try:
         out.mkdir(parents=True, exist_ok=True)
         if any(out.iterdir()):
@@ -44,9 +49,12 @@ def claim(out: Path | None, name: str) -> Path:
 
 def release(run: Path) -> None:
     """Take back what `claim` made, when the run did not come to begin."""
-    (run / "log.txt").unlink(missing_ok=True)
     with contextlib.suppress(OSError):
+        for name in ("log.txt", "recipe.yaml"):
+            (run / name).unlink(missing_ok=True)
         run.rmdir()
+        if run.parent == DEFAULT:
+            DEFAULT.rmdir()  # unless it holds other runs
 
 
 def recipe_of(run: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -61,6 +69,20 @@ def read_metrics(run: Path, epochs: int) -> list[dict[str, Any]]:
         with contextlib.suppress(json.JSONDecodeError):
             records.append(json.loads(line))
     return [record for record in records if record["epoch"] <= epochs]
+
+
+def write_metrics(run: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """metrics.jsonl: a line an epoch, written anew so that a line is there in whole or not at all."""
+    checkpoint.write_atomic(run / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+
+
+def record_environment(run: Path, facts: Mapping[str, Any]) -> None:
+    """environment.json: the circumstances of the first start, and of each time the run was resumed."""
+    file = run / "environment.json"
+    if file.exists():
+        first = json.loads(file.read_text())
+        facts = {**first, "resumed": [*first.get("resumed", []), facts]}
+    checkpoint.write_atomic(file, json.dumps(facts, indent=2) + "\n")
 
 
 def write_confusion(file: Path, confusion: np.ndarray, classes: Sequence[str]) -> None:
@@ -88,21 +110,14 @@ def announce(parts: Parts, run: Path, screen: Screen) -> None:
     )
 
 
-def headline(recipe: Recipe, state: State, sums: Mapping[str, float], records: Sequence[Mapping[str, Any]]) -> str:
-    """One line: epoch, mean loss terms, last accuracy. `sums` is empty right after an epoch."""
-    terms = (
-        {name: value / state.step for name, value in sums.items()}
-        if state.step
-        else records[-1]["terms"]
-        if records
-        else {}
-    )
-    tested = [record["test"]["top1"] for record in records if "test" in record]
+def headline(recipe: Recipe, state: State, terms: Mapping[str, float], records: Sequence[Mapping[str, Any]]) -> str:
+    """One line: epoch, mean loss terms, last accuracy."""
+    tested = [f"top-1 {record['test']['top1']:.2f} (epoch {record['epoch']})" for record in records if "test" in record]
     return "  ".join(
         [
             f"epoch {min(state.epoch + bool(state.step), recipe.train.epochs)}/{recipe.train.epochs}",
             *[f"{name} {value:.3f}" for name, value in terms.items()],
-            *[f"top-1 {accuracy:.2f}" for accuracy in tested[-1:]],
+            *tested[-1:],
         ]
     )
 
@@ -110,10 +125,15 @@ def headline(recipe: Recipe, state: State, sums: Mapping[str, float], records: S
 def show(run: Path, screen: Screen) -> None:
     """The table at the end of a run, beside what was expected of it."""
     result = json.loads((run / "result.json").read_text())
-    rows: dict[str, Mapping[str, Any]] = {"last epoch": result["last"]}
+    rows: dict[str, Mapping[str, Any]] = {}
+    for name, key in (("stage 1, last epoch", "last"), ("stage 1, flip TTA", "flip_tta")):
+        if key in result.get("stage1", {}):
+            rows[name] = result["stage1"][key]
+    rows["last epoch" if "stage2" not in result else f"stage 2 ({result['stage2']}), last epoch"] = result["last"]
     if "selected_on_val" in result:
         rows[f"selected on validation, epoch {result['selected_on_val']['epoch']}"] = result["selected_on_val"]
-    rows[f"best on test, epoch {result['best_on_test']['epoch']}"] = result["best_on_test"]
+    if "best_on_test" in result:
+        rows[f"best on test, epoch {result['best_on_test']['epoch']}"] = result["best_on_test"]
     if "flip_tta" in result:
         rows["last epoch, flip TTA"] = result["flip_tta"]
     if "expect" in result:
@@ -124,11 +144,18 @@ def show(run: Path, screen: Screen) -> None:
         f"{result['recipe']}, {result['backbone']} ({result['parameters'] / 1e6:.2f} M parameters), accuracy in percent"
     )
     screen.table(title, rows)
-    seconds = result["seconds"]
-    screen.say(
-        f"{seconds['startup']:.1f} s start-up, {seconds['train']:.1f} s training, {seconds['eval']:.1f} s evaluation"
-    )
-    screen.say(f"run folder: {run}   report: {run / 'report.html'}")
+    if "seconds" in result:  # a repair of the classifier takes none
+        names = {"startup": "start-up", "train": "training", "eval": "evaluation"}
+        screen.say(", ".join(f"{result['seconds'][key]:.1f} s {name}" for key, name in names.items()))
+    page = run / "report.html"
+    screen.say(f"run folder: {run}" + (f"   report: {page}" if page.exists() else ""))
+
+
+def stage_one(run: Path) -> dict[str, Any]:
+    """What a second stage's result says of the run that it started from."""
+    result = json.loads((run / "result.json").read_text()) if (run / "result.json").exists() else {}
+    keys = ("recipe", "method", "epochs", "seed", "last", "best_on_test", "flip_tta", "weights_sha256")
+    return {"run": str(run), **{key: result[key] for key in keys if key in result}}
 
 
 def expectation(expect: Mapping[str, Any]) -> dict[str, float]:

@@ -22,9 +22,10 @@ def cutmix(
 ) -> tuple[Tensor, Tensor]:
     """`first` with a box of `second` pasted in. Yun et al., ICCV 2019, arXiv:1905.04899.
 
-    The box takes the fraction (1 - lam) ** (1 / len(dims)) of every cut side, rounded up, around a centre that may lie so
-    near the border that a part of the box falls outside and is lost; an odd side loses one more (edges are the centre
-    +- side // 2). Its true share therefore differs from 1 - lam, on average a great deal: 0.32 instead of 0.5 on 32 x 32.
+    The box takes the fraction (1 - lam) ** (1 / len(dims)) of every cut side, rounded up, around a centre that may lie
+    so near the border that a part of the box falls outside and is lost; an odd side loses one more (edges are the
+    centre +- side // 2). Its true share therefore differs from 1 - lam, on average a great deal: 0.32 instead of 0.5
+    on 32 x 32.
 
     Args:
         first, second: float [B, ...], same shape.

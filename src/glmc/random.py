@@ -2,7 +2,8 @@
 
 There is no generator state to save: a run resumes at any step by asking for the same numbers again. The bits come from
 Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), whose raw output numpy guarantees; the
-mappings to uniforms, integers, permutations and Beta are ours, because numpy's own may change between versions (NEP 19).
+mappings to uniforms, integers, permutations and Beta are ours, because numpy's own may change between versions
+(NEP 19).
 """
 
 import hashlib
@@ -42,7 +43,10 @@ class Draws:
         return np.argsort(self.bits(n), kind="stable").astype(np.int64)
 
     def beta(self, a: float, b: float, *shape: int) -> NDArray[np.float64]:
-        """float64 [*shape] in [0, 1] ~ Beta(a, b), through the inverse of its distribution function. Beta(1, 1) is `uniform`."""
+        """float64 [*shape] in [0, 1] ~ Beta(a, b), by the inverse of its distribution function.
+
+        Beta(1, 1) is `uniform`.
+        """
         u = self.uniform(*shape)
         if a == b == 1:
             return u

@@ -5,23 +5,19 @@ import json
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from glmc import checkpoint, folder, runtime
-from glmc.build import Parts, build, build_judge, try_one_step
+from glmc.build import Parts, build, build_judge, load_trained, try_one_step
 from glmc.engine import State, fit, refuse_non_finite
 from glmc.errors import Interrupted, UserError
 from glmc.metrics import per_class
-from glmc.recipe import Recipe, parse
+from glmc.recipe import HARMLESS, Recipe, parse
+from glmc.saving import keep_selected, restore, save
 from glmc.screen import Screen
 
 GLANCE_SECONDS = 0.5  # how often the progress bar looks at the loss
-MAY_CHANGE = ("data.root", "data.download", "data.cache", "train.device", "train.save_minutes")  # when resuming
 
 
 def train(recipe: Recipe, out: Path | None, *, command: str, quiet: bool = False, since: float) -> Path:
@@ -37,6 +33,7 @@ def train(recipe: Recipe, out: Path | None, *, command: str, quiet: bool = False
     run = folder.claim(out, recipe.name)
     screen = Screen(run / "log.txt", quiet)
     try:
+        checkpoint.write_atomic(run / "recipe.yaml", recipe.to_yaml())  # from here on, a killed run can be resumed
         parts = build(recipe, screen)
         try_one_step(parts)
         checkpoint.write_atomic(run / "recipe.yaml", parts.recipe.to_yaml())
@@ -53,21 +50,32 @@ def resume(run: Path, overrides: tuple[str, ...] = (), *, command: str, quiet: b
     Raises:
         UserError: there is no run, or an override would change its result.
     """
+    if (run / "seeds.json").is_file() and not overrides:
+        go_through_seeds(run, command=command, quiet=quiet, since=since)
+        return run
     if not (run / "recipe.yaml").is_file():
         raise UserError(f"--resume {run}: no run lies there (recipe.yaml is missing)")
     for assignment in overrides:
-        if assignment.partition("=")[0] not in MAY_CHANGE:
-            raise UserError(f"{assignment}: a resumed run keeps its recipe; only {', '.join(MAY_CHANGE)} may change")
+        if assignment.partition("=")[0] not in HARMLESS:
+            raise UserError(
+                f"{assignment}: a resumed run keeps its recipe; only {', '.join(sorted(HARMLESS))} may change"
+            )
     screen = Screen(run / "log.txt", quiet)
     if (run / "result.json").exists():
         screen.say(f"{run} is finished already")
+        if not (run / "report.html").exists():  # a kill came between the two
+            from glmc import report
+
+            report.write(run)
         folder.show(run, screen)
         return run
     point = checkpoint.latest(run / "checkpoints")
     for remark in point.remarks if point else ():
         screen.say(remark)
     recipe = folder.recipe_of(run, overrides)
-    parts = build(recipe, screen)
+    parts = build(recipe, screen, initial=point is None)
+    if point is None:
+        checkpoint.write_atomic(run / "recipe.yaml", parts.recipe.to_yaml())  # it may not have been settled yet
     state = restore(parts, point) if point else State()
     screen.say(f"going on from epoch {state.epoch + 1}, step {state.step} of {parts.loader.steps}")
     carry_out(parts, run, state, screen, command, since)
@@ -77,10 +85,9 @@ def resume(run: Path, overrides: tuple[str, ...] = (), *, command: str, quiet: b
 def carry_out(parts: Parts, run: Path, state: State, screen: Screen, command: str, since: float) -> None:
     """Train to the end, leaving a record for each epoch and a checkpoint whenever one is due; then conclude."""
     recipe, total = parts.recipe, parts.total_steps
-    environment = runtime.environment(parts.device, recipe.train.precision, command)
-    checkpoint.write_atomic(run / "environment.json", json.dumps(environment, indent=2) + "\n")
+    folder.record_environment(run, runtime.environment(parts.device, recipe.train.precision, command))
     records = folder.read_metrics(run, state.epoch)  # a kill may have come between a record and its checkpoint
-    checkpoint.write_atomic(run / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+    folder.write_metrics(run, records)
     folder.announce(parts, run, screen)
 
     state.seconds["startup"] += time.perf_counter() - since
@@ -99,10 +106,10 @@ def carry_out(parts: Parts, run: Path, state: State, screen: Screen, command: st
             max_steps=recipe.train.max_steps,
         ):
             now = time.monotonic()
-            if now - glanced > GLANCE_SECONDS:
-                glanced, sums = now, meter.glance()
-                refuse_non_finite(sums, state.epoch)
-                bar.to(state.steps, what=folder.headline(recipe, state, sums, records))
+            if not epoch_over and now - glanced > GLANCE_SECONDS:
+                glanced, means = now, meter.glance()
+                refuse_non_finite(means, state.epoch)
+                bar.to(state.steps, what=folder.headline(recipe, state, means, records))
             due = bool(arrived) or now - lap > 60 * recipe.train.save_minutes
             if not epoch_over and not due:
                 continue
@@ -111,9 +118,8 @@ def carry_out(parts: Parts, run: Path, state: State, screen: Screen, command: st
             state.seconds["train"] += time.monotonic() - lap
             if epoch_over:
                 records.append(conclude_epoch(parts, state, records, last=state.steps == total))
-                with (run / "metrics.jsonl").open("a") as file:
-                    file.write(json.dumps(records[-1]) + "\n")
-                line = folder.headline(recipe, state, {}, records)
+                folder.write_metrics(run, records)
+                line = folder.headline(recipe, state, records[-1]["terms"], records)
                 bar.to(state.steps, what=line)
                 (screen.note if screen.console.is_terminal else screen.say)(line)
                 keep_selected(parts, run, state, records)
@@ -175,6 +181,8 @@ def conclude(parts: Parts, run: Path, state: State, records: list[dict[str, Any]
         "weights_sha256": checkpoint.weights_sha256(parts.judged.state_dict()),
         "seconds": state.seconds,
     }
+    if recipe.parent is not None:
+        result |= {"stage2": recipe.method.name, "stage1": folder.stage_one(Path(recipe.parent))}
     for name, known in (("expect", recipe.expect), ("published", recipe.published)):
         if known is not None:
             result[name] = known.model_dump()
@@ -183,61 +191,6 @@ def conclude(parts: Parts, run: Path, state: State, records: list[dict[str, Any]
     from glmc import report  # matplotlib: not worth a second at the start
 
     report.write(run)
-
-
-def about(parts: Parts, state: State) -> dict[str, Any]:
-    """What a checkpoint says of itself, enough to be tested without its run folder."""
-    return {
-        "recipe": parts.recipe.to_yaml(),
-        "name": parts.recipe.name,
-        "classes": list(parts.data.train.classes),
-        "counts": parts.counts.tolist(),
-        "state": asdict(state),
-    }
-
-
-def save(parts: Parts, run: Path, state: State) -> None:
-    """Write a checkpoint: weights, optimizer, moving average, and where the run stands."""
-    order: dict[Tensor, str] = {parameter: f"{index:04d}" for index, parameter in enumerate(optimized(parts))}
-    tensors = {
-        "weights": parts.method.state_dict(),
-        "optimizer": {
-            f"{order[parameter]}.{name}": value
-            for parameter, slots in parts.optimizer.state.items()
-            for name, value in slots.items()
-            if isinstance(value, Tensor)
-        },
-    }
-    if parts.average is not None:
-        tensors["average"] = parts.average.state_dict()
-    checkpoint.save(run / "checkpoints", state.steps, tensors, about(parts, state))
-
-
-def restore(parts: Parts, point: checkpoint.Checkpoint) -> State:
-    """Put a checkpoint back into the objects, in their own memory layout, so that the next step is bitwise the same."""
-    parts.method.load_state_dict(point.tensors("weights"))
-    if parts.average is not None:
-        parts.average.load_state_dict(point.tensors("average"))
-    parameters = optimized(parts)
-    for key, value in point.tensors("optimizer").items():
-        index, name = key.split(".")
-        parameter = parameters[int(index)]
-        like = parameter if value.shape == parameter.shape else value.to(parameter.device)
-        parts.optimizer.state[parameter][name] = torch.empty_like(like, dtype=value.dtype).copy_(value)
-    return State(**point.state["state"])
-
-
-def optimized(parts: Parts) -> list[torch.nn.Parameter]:
-    """The parameters that are trained, in the optimizer's order."""
-    return [parameter for group in parts.optimizer.param_groups for parameter in group["params"]]
-
-
-def keep_selected(parts: Parts, run: Path, state: State, records: list[dict[str, Any]]) -> None:
-    """With a validation split to select on, keep the weights of its best epoch so far in selected/."""
-    judged = [record["val"]["top1"] for record in records if "val" in record]
-    if parts.recipe.eval.select == "val" and "val" in records[-1] and judged[-1] > max(judged[:-1], default=-1):
-        tensors = {"weights": parts.judged.state_dict()}
-        checkpoint.save(run / "selected", state.steps, tensors, about(parts, state), keep=1)
 
 
 @contextlib.contextmanager
@@ -259,23 +212,56 @@ def signals() -> Iterator[list[int]]:
 
 def train_seeds(recipe: Recipe, seeds: list[int], out: Path | None, *, command: str, quiet: bool, since: float) -> Path:
     """Train a recipe once for each seed, in folders seed-N of one folder, and tell mean and deviation."""
+    seeded = [recipe.override(f"train.seed={seed}") for seed in seeds]
     base = folder.claim(out, recipe.name)
+    (base / "log.txt").unlink(missing_ok=True)
+    checkpoint.write_atomic(base / "seeds.json", json.dumps([each.to_yaml() for each in seeded]) + "\n")
+    try:
+        go_through_seeds(base, command=command, quiet=quiet, since=since)
+    finally:
+        if not any(base.glob("seed-*")):  # the first run did not come to begin
+            (base / "seeds.json").unlink()
+            folder.release(base)
+    return base
+
+
+def go_through_seeds(base: Path, *, command: str, quiet: bool, since: float) -> None:
+    """Train each seed of a folder, go on with it, or take it as it is if it is finished; then summarise them."""
     runs = []
-    for seed in seeds:
-        (base / "log.txt").unlink(missing_ok=True)
-        seeded = recipe.override(f"train.seed={seed}")
-        runs.append(train(seeded, base / f"seed-{seed}", command=command, quiet=quiet, since=since))
+    for text in json.loads((base / "seeds.json").read_text()):
+        recipe = parse(text)
+        run = base / f"seed-{recipe.train.seed}"
+        if not (run / "recipe.yaml").exists():
+            train(recipe, run, command=command, quiet=quiet, since=since)
+        elif not (run / "result.json").exists():
+            resume(run, command=command, quiet=quiet, since=since)
+        runs.append(run)
         since = time.perf_counter()
     from glmc import report
 
     screen, spread = Screen(quiet=quiet), report.summary(runs)
-    checkpoint.write_atomic(base / "summary.json", json.dumps({"seeds": seeds, "last": spread}, indent=1) + "\n")
-    row = {key: value["mean"] for key, value in spread.items()} | {
-        f"{key}_sd": value["sd"] for key, value in spread.items()
-    }
-    screen.table(f"{recipe.name}, {len(seeds)} seeds, last epoch, mean and standard deviation", {"last epoch": row})
+    checkpoint.write_atomic(base / "summary.json", json.dumps(summarise(runs, spread), indent=1) + "\n")
+    row = {key: value["mean"] for key, value in spread.items()}
+    row |= {f"{key}_sd": value["sd"] for key, value in spread.items() if "sd" in value}
+    rows = {f"last epoch, {len(runs)} seeds": row}
+    if recipe.expect is not None:
+        rows[f"expected ({recipe.expect.seeds} seeds)"] = folder.expectation(recipe.expect.model_dump())
+    screen.table(f"{recipe.name}, mean and standard deviation", rows)
     screen.say(f"{base / 'summary.json'}")
-    return base
+
+
+def summarise(runs: list[Path], spread: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """What summary.json holds: mean and deviation over the seeds, each seed's figures, and their circumstances."""
+    results = [json.loads((run / "result.json").read_text()) for run in runs]
+    same = ("schema", "recipe", "method", "backbone", "parameters", "counts", "epochs", "steps")
+    each = ("seed", "last", "best_on_test", "flip_tta", "selected_on_val", "weights_sha256", "seconds")
+    return {
+        **{key: results[0][key] for key in same},
+        "last": spread,
+        "runs": [{key: result[key] for key in each if key in result} for result in results],
+        "environment": json.loads((runs[0] / "environment.json").read_text()),
+        "values": folder.recipe_of(runs[0]).model_dump(),
+    }
 
 
 def test(path: Path, overrides: tuple[str, ...], *, quiet: bool) -> dict[str, Any]:
@@ -292,23 +278,29 @@ def test(path: Path, overrides: tuple[str, ...], *, quiet: bool) -> dict[str, An
     Raises:
         UserError: nothing to test there, or the images have other classes than the checkpoint.
     """
-    point = checkpoint.latest(path / "checkpoints") or checkpoint.read(path)
     screen = Screen(quiet=quiet)
+    point = find_checkpoint(path)
     for remark in point.remarks:
         screen.say(remark)
     recipe = parse(point.state["recipe"], overrides)
-    judge = build_judge(recipe, point.state["classes"], point.state["counts"], weights_of(point), screen)
-    result: dict[str, Any] = {"checkpoint": str(point.path), "recipe": recipe.name, "test": judge(False)[0]}
+    trained = load_trained(point, recipe)
+    judge = build_judge(recipe, trained, screen)
+    result: dict[str, Any] = {"checkpoint": str(point.path), "recipe": recipe.name}
+    result["test"] = judge(trained.method, False)[0]
     if recipe.eval.flip_tta:
-        result["flip_tta"] = judge(True)[0]
+        result["flip_tta"] = judge(trained.method, True)[0]
     rows = {"test images": result["test"]} | ({"flip TTA": result["flip_tta"]} if recipe.eval.flip_tta else {})
     screen.table(f"{recipe.name}, {recipe.model.name}, {point.path}, accuracy in percent", rows)
     return result
 
 
-def weights_of(point: checkpoint.Checkpoint) -> dict[str, Tensor]:
-    """The weights that are evaluated: the moving average if the run kept one."""
-    if "average" not in point.names:
-        return point.tensors("weights")
-    average = point.tensors("average")
-    return {key.removeprefix("module."): value for key, value in average.items() if key.startswith("module.")}
+def find_checkpoint(path: Path) -> checkpoint.Checkpoint:
+    """The last checkpoint of a run, or the one that lies in this folder.
+
+    Raises:
+        UserError: neither.
+    """
+    point = checkpoint.latest(path / "checkpoints")
+    if point is None and not (path / checkpoint.MANIFEST).exists():
+        raise UserError(f"{path}: neither a run with a checkpoint nor a checkpoint; name one that `glmc train` made")
+    return point or checkpoint.read(path)

@@ -58,9 +58,22 @@ def _container_room() -> int:
     """Bytes left under the control group's limit; a very large number where there is none."""
     try:
         with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as used:
-            return int(limit.read()) - int(used.read())
-    except (OSError, ValueError):  # no control group, or its limit is the word "max"
+            room = int(limit.read()) - int(used.read())
+        with open("/sys/fs/cgroup/memory.stat") as lines:
+            facts = dict(line.split() for line in lines)
+        return room + int(facts["inactive_file"])  # cached files make room for whoever asks
+    except (OSError, ValueError, KeyError):  # no control group, or its limit is the word "max"
         return sys.maxsize
+
+
+def check_pixels(size: int, device: torch.device) -> None:
+    """Raise a `UserError` if that many bytes of images do not fit on a GPU; on the CPU they are there already."""
+    free = free_memory(device)
+    if device.type != "cpu" and free is not None and size > 0.9 * free:
+        raise UserError(
+            f"the images take {size / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free on {device.type}; take a "
+            f"smaller data.size or train.device=cpu"
+        )
 
 
 def check_memory(
@@ -68,8 +81,8 @@ def check_memory(
 ) -> None:
     """Refuse a batch that will not fit, before training, and name the one that does.
 
-    One small step on a copy of the method counts the bytes that the backward pass keeps; they grow with the batch, while
-    gradients and momentum do not.
+    Two small steps on a copy of the method count the bytes that the backward pass keeps; they grow with the batch,
+    while gradients and momentum do not.
 
     Args:
         method: on the device.
@@ -83,24 +96,30 @@ def check_memory(
     free = free_memory(device)
     if free is None:
         return
-    trial, kept = copy.deepcopy(method), dict[int, int]()
+    trial = copy.deepcopy(method).train()
 
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
+    def kept_by(images: int) -> int:
+        kept: dict[int, int] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss_of(trial, images)
+        return sum(kept.values())
 
     images = min(2, batch_size)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss_of(trial, images)
+    growth = kept_by(2 * images) - kept_by(images)  # weights, and their copies in bfloat16, are kept in both
     parameters = sum(p.numel() * p.element_size() for p in trial.parameters())
-    each = 1.3 * max(0, sum(kept.values()) - parameters) / images  # gradients of activations live beside the kept ones
+    each = 1.3 * growth / images  # gradients of activations live beside the kept ones
     room = 0.9 * free - 3 * parameters  # gradients, momentum, and a copy of either while a step runs
     if each * batch_size > room:
-        fitting = int(room // each)
+        fitting = int(room // each) if room > 0 else 0
         remedy = (
-            f"data.batch_size={fitting} would"
+            f"data.batch_size={fitting} would fit"
             if fitting >= 1
-            else "not even one image would: take a smaller model or data.size"
+            else "not even one image would fit: take a smaller model or data.size"
         )
         raise UserError(
             f"data.batch_size={batch_size} needs about {each * batch_size / 2**30:.1f} GiB for one step and "
@@ -121,7 +140,7 @@ def environment(device: torch.device, precision: str, command: str) -> dict[str,
         "torchvision": torchvision.__version__,
         "timm": timm.__version__,
         "numpy": numpy.__version__,
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "cpu": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

@@ -14,20 +14,38 @@ def factor(
     Args:
         epoch: 0-based.
         epochs: length of the run; the schedule reaches its end there.
-        schedule: "cosine" falls from 1 towards 0 as (1 + cos(pi e / E)) / 2; "step" multiplies by `decay` at each
-            milestone; "constant" stays at 1.
-        warmup: the first `warmup * epochs` epochs climb linearly and end at the full rate (Cao et al., NeurIPS 2019: 5 of
-            200 epochs, factors 1/5, 2/5, ... 1). They multiply the schedule, which is not shifted by them.
+        schedule: "cosine" falls from 1 towards 0 as (1 + cos(pi e / E)) / 2; "cosine_to_zero" is one epoch ahead of it
+            and ends at 0; "step" multiplies by `decay` at each
+            milestone; "constant" stays at 1; "paco" and "paco_late" see `paco`.
+        warmup: the first `warmup * epochs` epochs climb linearly and end at the full rate (Cao et al., NeurIPS 2019:
+            5 of 200 epochs, factors 1/5, 2/5, ... 1). They multiply the schedule, which is not shifted by them.
         milestones: for "step", ascending, in (0, 1).
         decay: for "step".
 
     Returns:
-        In [0, 1].
+        In [0, 1.1]; above 1 in one epoch of "paco" and "paco_late" only.
     """
+    if schedule == "paco":
+        return paco(epoch, epochs)
+    if schedule == "paco_late":
+        return paco(epoch - 1, epochs) if epoch else 1.0
     climbing = warmup * epochs
     rise = min(1.0, (epoch + 1) / climbing) if climbing >= 1 else 1.0
-    if schedule == "cosine":
-        return rise * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+    if schedule in ("cosine", "cosine_to_zero"):
+        at = epoch + (schedule == "cosine_to_zero")
+        return rise * 0.5 * (1 + math.cos(math.pi * at / epochs))
     if schedule == "step":
         return rise * decay ** sum(epoch >= round(at * epochs) for at in milestones)
     return rise
+
+
+def paco(epoch: int, epochs: int) -> float:
+    """Ten epochs of warm-up, then a cosine that began in the last of them. Cui et al., ICCV 2021, arXiv:2107.12028.
+
+    As their code has it: (e + 1) / 10 up to and including epoch 10, which so exceeds the peak by a tenth, then
+    (1 + cos(pi (e - 9) / (E - 9))) / 2. The first GLMC code used it; the later one sets the rate after each epoch with
+    that epoch's number, so that epoch 0 runs at the peak and all others an epoch late ("paco_late").
+    """
+    if epoch <= 10:
+        return (epoch + 1) / 10
+    return 0.5 * (1 + math.cos(math.pi * (epoch - 9) / (epochs - 9)))

@@ -77,5 +77,5 @@ class Bar:
 def _percent(scores: Mapping[str, Any], key: str) -> str:
     if key not in scores:
         return ""
-    spread = f" ± {scores[key + '_sd']:.2f}" if key + "_sd" in scores else ""
+    spread = f"±{scores[key + '_sd']:.2f}" if key + "_sd" in scores else ""
     return f"{scores[key]:.2f}{spread}"

@@ -80,7 +80,8 @@ def test_the_test_digits_are_pinned():
 
 
 @pytest.mark.parametrize(
-    ("fraction", "held"), [(0.2, [1, 1, 1, 2, 20]), (0.9, [1, 1, 2, 9, 90]), (0.01, [1, 1, 1, 1, 1])]
+    ("fraction", "held"),
+    [(0.2, [1, 1, 1, 2, 20]), (0.5, [1, 1, 2, 5, 50]), (0.9, [1, 1, 2, 9, 90]), (0.01, [1, 1, 1, 1, 1])],
 )
 def test_holdout_is_stratified(fraction, held):
     counts = [1, 2, 3, 10, 100]
@@ -193,6 +194,11 @@ def test_a_missing_root(tmp_path):
         load_folder(tmp_path / "nowhere")
 
 
+def test_what_the_file_system_refuses_is_one_sentence():
+    with pytest.raises(UserError, match=r"xxx cannot be read: File name too long"):
+        load_folder("x" * 300)
+
+
 def test_the_home_folder_is_understood(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     put_classes(tmp_path / "set", {"cat": 2, "dog": 2})
@@ -206,7 +212,7 @@ def test_an_empty_folder(tmp_path):
 
 def test_images_in_the_wrong_place_are_named(tmp_path):
     put(tmp_path / "train/1.png", tmp_path / "test/2.png")
-    with pytest.raises(UserError, match=r"train holds no images: .*but '.*train/1.png' lies elsewhere"):
+    with pytest.raises(UserError, match=r"test holds no images: .*but '.*test/2.png' lies elsewhere"):
         load_folder(tmp_path)
 
 

@@ -8,6 +8,7 @@ from glmc.errors import UserError
 from glmc.models import build_backbone
 from glmc.models.batch_norm import split_by_view
 from glmc.models.cifar_resnet import CifarResNet
+from glmc.models.heads import linear
 
 
 @pytest.mark.parametrize(
@@ -19,6 +20,21 @@ def test_the_small_image_networks_have_their_published_sizes(name, parameters, f
     assert sum(p.numel() for p in backbone.parameters()) == parameters
     assert backbone.out_dim == features
     assert backbone.eval()(torch.randn(2, 3, 32, 32)).shape == (2, features)
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "resnet18", "ghostnet_050", "vit_tiny_patch16_224"])
+def test_a_timm_networks_features_have_the_length_it_is_given(name):
+    backbone = build_backbone(name).eval()
+    side = 224 if name.startswith("vit") else 32
+    assert backbone(torch.randn(1, 3, side, side)).shape == (1, backbone.out_dim)
+
+
+def test_heads_compute_in_float32_under_autocast():
+    head, x = linear(8, 4), torch.randn(3, 8)
+    wanted = head(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(head(x), wanted)
+        assert head(x.bfloat16()).dtype == torch.float32
 
 
 def test_grey_images_and_odd_sizes_pass():

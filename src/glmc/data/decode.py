@@ -29,7 +29,7 @@ from glmc.errors import UserError
 
 CACHE_FORMAT = 1  # to be raised when the pixels of the same files and options change
 CHUNK = 32  # images per task: tasks of one small image would cost more than the image
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")  # no others: reading EPS would start Ghostscript
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")  # no others: reading EPS would start Ghostscript
 GREY_MODES = {"1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -74,9 +74,9 @@ def materialise(
         UserError: files that cannot be read (the first ten and their number), sizes that differ while `size` is None,
             or too little memory.
     """
-    print_of_files = _fingerprint(paths, size, channels)
+    fingerprint = _fingerprint(paths, size, channels)
     if cache_dir is not None:
-        cached = _read_cache(cache_dir, print_of_files, say)
+        cached = _read_cache(cache_dir, fingerprint, say)
         if cached is not None:
             return cached
     if size is None or channels is None:
@@ -93,7 +93,7 @@ def materialise(
 
     _for_every(paths, decode, workers, progress)
     if cache_dir is not None:
-        _write_cache(cache_dir, print_of_files, pixels, paths.root, say)
+        _write_cache(cache_dir, fingerprint, pixels, paths.root, say)
     return pixels
 
 
@@ -104,6 +104,7 @@ def decode_image(file: str | Path, size: int, channels: int) -> NDArray[np.uint8
         Exception: whatever PIL finds wrong with the file.
     """
     with Image.open(file, formats=FORMATS) as image:
+        image.load()  # before the question: of TIFF, PIL turns the pixels here and takes the tag away
         upright = UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
         picture = _plain(image, channels)
     if upright is not None:

@@ -1,8 +1,8 @@
 """Row numbers of one epoch of a stream: a permutation, or draws with P(class c) ~ n_c ** (1 - r).
 
-One exponent covers the samplers of the field: r = 0 draws images evenly (bootstrap), 0.5 is square-root sampling, 1 draws
-classes evenly, 2 is the reversed sampler of BBN (Zhou et al., CVPR 2020). The inverse sampler of the GLMC documents,
-w_i = N_max / N_i normalised over the classes, is r = 2; the published commands use r = 0 and r = 0.2.
+One exponent covers the samplers of the field: r = 0 draws images evenly (bootstrap), 0.5 is square-root sampling, 1
+draws classes evenly, 2 is the reversed sampler of BBN (Zhou et al., CVPR 2020). The inverse sampler of the GLMC
+documents, w_i = N_max / N_i normalised over the classes, is r = 2; the published commands use r = 0 and r = 0.2.
 """
 
 import numpy as np

@@ -6,25 +6,29 @@
 | `cifar10`, `cifar100` | the official python-version folders, found in place or downloaded |
 | `folder` | `root/train/<class>/*` beside `root/{val,valid,validation,test}/<class>/*`, or one folder of classes |
 | `list` | lists of `path label`, or CSV files with a header |
+| `imagenet_lt`, `inaturalist2018` | the published lists, in `root/data_txt` or `root`, and the images beside them |
+| `imagenet` | `root/train/<class>/*` and `root/val/<class>/*` |
 
 Pixels of folders and lists are read later (`glmc.data.decode`); nothing here imports torch, save a CIFAR download.
 """
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from glmc.data import cifar, folders, lists
+from glmc.data import cifar, folders, large, lists
 from glmc.data.split import Split
 from glmc.errors import UserError
 from glmc.random import Draws
 
 HOLDOUT_SEED = 0  # never the run's seed: runs of several seeds are to be compared on the same test images
 DIGITS_TEST = 50  # images per class
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+TAKE_LISTS = ("list", "imagenet_lt", "inaturalist2018")
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def load(
         root: folder of the data; `~` is the home folder. `digits` needs none.
         download: whether an absent CIFAR set may be fetched into `root`.
         train_list, test_list, val_list: list files of `list`, as given or under `root`. Without a test list, part of
-            the training list is held out.
+            the training list is held out. `imagenet_lt` and `inaturalist2018` find their own where none is given.
         test_fraction: share of each class that is held out where the data have no test set of their own.
 
     Raises:
@@ -86,7 +90,7 @@ def load(
         raise UserError(f"data.name={name!r} is unknown: {hint}`glmc list datasets` shows all of them")
     given = {"train": train_list, "test": test_list, "val": val_list}
     files = {part: file for part, file in given.items() if file is not None}
-    if files and name != "list":
+    if files and name not in TAKE_LISTS:
         raise UserError(
             f"data.{next(iter(files))}_list needs data.name=list, but data.name is {name}: change one of them"
         )
@@ -128,6 +132,25 @@ def folder(request: Request) -> Source:
 def listed(request: Request) -> Source:
     """Any list of images: lines of `path label`, or CSV with the header path,label; labels are numbers or names."""
     return _with_test_set(*lists.read(request.root, request.lists), request.test_fraction)
+
+
+def imagenet_lt(request: Request) -> Source:
+    """ImageNet-LT: 115,846 photographs in 1,000 classes of 1,280 to 5, and 50,000 to test on; the published lists."""
+    found = large.read_lists(request.root, request.lists, large.IMAGENET_LT)
+    return replace(_with_test_set(*found, request.test_fraction), mean=IMAGENET_MEAN, std=IMAGENET_STD)
+
+
+def inaturalist2018(request: Request) -> Source:
+    """iNaturalist 2018: 437,513 + 24,426 photographs of 8,142 species; the published lists."""
+    found = large.read_lists(request.root, request.lists, large.INATURALIST_2018)
+    mean, std = (0.466, 0.471, 0.380), (0.195, 0.194, 0.192)
+    return replace(_with_test_set(*found, request.test_fraction), mean=mean, std=std)
+
+
+def imagenet(request: Request) -> Source:
+    """ImageNet (ILSVRC 2012), whole: 1,281,167 + 50,000 photographs in 1,000 classes."""
+    found = large.read_imagenet(request.root)
+    return replace(_with_test_set(*found, request.test_fraction), mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
 def _with_test_set(parts: dict[str, Split], remarks: list[str], fraction: float) -> Source:
@@ -183,4 +206,7 @@ SOURCES: dict[str, Callable[[Request], Source]] = {
     "cifar100": cifar100,
     "folder": folder,
     "list": listed,
+    "imagenet_lt": imagenet_lt,
+    "inaturalist2018": inaturalist2018,
+    "imagenet": imagenet,
 }

@@ -1,4 +1,7 @@
-"""Negative cosine similarity. Chen & He, "Exploring simple Siamese representation learning", CVPR 2021, arXiv:2011.10566."""
+"""Negative cosine similarity.
+
+Chen & He, "Exploring simple Siamese representation learning", CVPR 2021, arXiv:2011.10566.
+"""
 
 import torch
 from torch import Tensor
@@ -8,8 +11,8 @@ from torch.nn import functional as F
 def negative_cosine(predicted: Tensor, target: Tensor) -> Tensor:
     """Minus the cosine between two sets of vectors, row by row. No gradient flows into `target`.
 
-    Without that stop-gradient both sides could agree on a constant; it stands here, not at the caller, so that it cannot
-    be forgotten.
+    Without that stop-gradient both sides could agree on a constant; it stands here, not at the caller, so that it
+    cannot be forgotten.
 
     Shape:
         predicted  float [B, E]; computed in float32 or better

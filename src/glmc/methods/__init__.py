@@ -7,4 +7,8 @@ A new one is a file here, a row in the table and a recipe. A recipe may also nam
 METHODS = {
     "ce": "glmc.methods.cross_entropy:CrossEntropy",
     "glmc": "glmc.methods.glmc:GLMC",
+    "maxnorm": "glmc.methods.maxnorm:MaxNorm",
+    "crt": "glmc.methods.crt:CRT",
+    "lws": "glmc.methods.lws:LWS",
+    "balanced_softmax": "glmc.methods.balanced_softmax:BalancedSoftmax",
 }

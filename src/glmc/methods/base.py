@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from glmc.data.resident import Batch
 from glmc.models import Backbone
@@ -33,12 +32,12 @@ class Method(nn.Module):
     """
 
     views: tuple[str, ...] = ("train",)  # names of augmentations in the recipe, one for each view of a batch
+    streams: dict[str, float] = {}  # noqa: RUF012  extra streams: name -> r, drawn with P(class c) ~ n_c ** (1 - r)
 
     def __init__(self, backbone: Backbone, counts: Tensor) -> None:
         super().__init__()
         self.backbone = backbone
         self.classes = len(counts)
-        self.streams: dict[str, float] = {}  # extra streams: name -> r, drawn with P(class c) ~ n_c ** (1 - r)
 
     def draws(self, draws: Draws, steps: int) -> dict[str, NDArray[np.float64]]:
         """The method's own random numbers for an epoch: name -> [steps, ...]."""
@@ -51,6 +50,13 @@ class Method(nn.Module):
     def predict(self, images: Tensor) -> Tensor:
         """Float [B, ch, H, W] -> logits float [B, C]."""
         raise TypeError(f"{type(self).__name__} must say what it predicts: define predict")
+
+    def head(self) -> nn.Linear:
+        """The linear classifier that `predict` answers with, on features of the backbone."""
+        raise TypeError(f"{type(self).__name__} must say which classifier answers: define head")
+
+    def after_epoch(self) -> None:
+        """What happens to the weights after the last step of an epoch and before evaluation; nothing by default."""
 
     def freeze_backbone(self) -> None:
         """Train the heads alone: the backbone keeps its weights, and its BatchNorm statistics (see `train`)."""
@@ -65,4 +71,5 @@ class Method(nn.Module):
 
     def one_hot(self, labels: Tensor) -> Tensor:
         """int64 [B] -> float32 [B, C]."""
-        return F.one_hot(labels, self.classes).to(torch.float32)
+        rows = torch.zeros(len(labels), self.classes, device=labels.device)
+        return rows.scatter_(1, labels[:, None], 1.0)  # unlike F.one_hot, this never looks at the values

@@ -1,7 +1,7 @@
 """Plain cross entropy on instance-balanced batches: the baseline of every table."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glmc.methods.base import Method, Step
@@ -21,6 +21,9 @@ class CrossEntropy(Method):
         logits = self.predict(batch.views[0])
         dtype = torch.promote_types(logits.dtype, torch.float32)  # a bfloat16 log-softmax is too coarse
         return {"cross_entropy": F.cross_entropy(logits.to(dtype), batch.labels)}
+
+    def head(self) -> nn.Linear:  # noqa: D102
+        return self.classifier
 
     def predict(self, images: Tensor) -> Tensor:  # noqa: D102
         return self.classifier(self.backbone(images))

@@ -10,8 +10,12 @@ from torch import Tensor, nn
 from glmc.errors import UserError
 from glmc.models.batch_norm import split_by_view
 from glmc.models.cifar_resnet import CifarResNet
+from glmc.models.small_stem import SmallStemResNet
 
-SMALL_IMAGE = tuple(f"resnet{depth}{width}" for depth in (20, 32, 44, 56) for width in ("", "_w64"))
+SMALL_IMAGE = (
+    *(f"resnet{depth}{width}" for depth in (20, 32, 44, 56) for width in ("", "_w64")),
+    *(f"resnet{depth}_small" for depth in (18, 34, 50)),
+)
 
 
 class Backbone(nn.Module):
@@ -58,9 +62,7 @@ def build_backbone(
     if name in SMALL_IMAGE:
         if pretrained is True:
             raise UserError(f"model.pretrained: there are no published weights for {name}; give a file or a timm model")
-        depth, width = re.fullmatch(r"resnet(\d+)(_w64)?", name).groups()  # type: ignore[union-attr]
-        net: nn.Module = CifarResNet(int(depth), 64 if width else 16, channels)
-        out_dim = 4 * (64 if width else 16)
+        net, out_dim = _small_image_backbone(name, channels)
     else:
         net, out_dim = _timm_backbone(name, channels, pretrained is True)
     if isinstance(pretrained, str):
@@ -76,6 +78,16 @@ def pretrained_input(name: str) -> dict[str, Any]:
     if config is None:
         return {}
     return {"mean": config.mean, "std": config.std, "size": config.input_size[-1]}
+
+
+def _small_image_backbone(name: str, channels: int) -> tuple[nn.Module, int]:
+    depth, kind = re.fullmatch(r"resnet(\d+)(_w64|_small)?", name).groups()  # type: ignore[union-attr]
+    net: CifarResNet | SmallStemResNet
+    if kind == "_small":
+        net = SmallStemResNet(int(depth), channels)  # type: ignore[arg-type]
+    else:
+        net = CifarResNet(int(depth), 64 if kind else 16, channels)
+    return net, net.out_dim
 
 
 def _timm_backbone(name: str, channels: int, pretrained: bool) -> tuple[nn.Module, int]:
@@ -97,7 +109,7 @@ def _timm_backbone(name: str, channels: int, pretrained: bool) -> tuple[nn.Modul
             f"model.pretrained: the weights of {name} could not be fetched ({type(error).__name__}); without a network "
             f"give a file, model.pretrained=FILE, or train from scratch with model.pretrained=false"
         ) from error
-    return net, int(net.num_features)  # type: ignore[arg-type]
+    return net, int(getattr(net, "head_hidden_size", None) or net.num_features)  # type: ignore[arg-type]
 
 
 def _load_weights(net: nn.Module, file: Path) -> None:

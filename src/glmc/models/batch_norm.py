@@ -32,7 +32,10 @@ def _per_view(norm: type[_BatchNorm]) -> type[_BatchNorm]:
 
 
 def split_by_view(network: nn.Module) -> list[nn.Module]:
-    """Turn every BatchNorm of the network, timm's own kinds included, into one with a `groups` attribute; returns them."""
+    """Turn every BatchNorm of the network, timm's own kinds included, into one with a `groups` attribute.
+
+    Returns them.
+    """
     norms: list[nn.Module] = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     for norm in norms:
         norm.__class__ = _per_view(type(norm))  # type: ignore[arg-type]

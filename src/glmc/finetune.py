@@ -1,0 +1,157 @@
+"""Second stages: `glmc finetune RUN --stage2 NAME`, with training or without."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from glmc import checkpoint, folder, posthoc, runtime
+from glmc.build import build_judge, load_trained
+from glmc.errors import UserError
+from glmc.metrics import per_class
+from glmc.recipe import Recipe
+from glmc.run import find_checkpoint, train
+from glmc.screen import Screen
+
+STAGES = files("glmc") / "stages"
+REPAIRS = {"tau_norm": {"tau": 1.0}, "logit_adjustment": {"tau": 1.0}, "maxnorm_posthoc": {"threshold": 0.1}}
+ANEW = {  # what stage 2 does not take over from stage 1
+    "optim.backbone_lr": "null",
+    "optim.clip": "null",
+    "optim.nesterov": "false",
+    "train.ema": "null",
+    "train.max_steps": "null",
+    "train.warmup": "0",
+    "train.milestones": "[]",
+    "model.pretrained": "false",
+    "published": "null",
+    "expect": "null",
+}
+
+
+def stages() -> list[str]:
+    """The names that `--stage2` takes: those that train, then those that only repair the classifier."""
+    return sorted(file.name.removesuffix(".yaml") for file in STAGES.iterdir()) + list(REPAIRS)
+
+
+def finetune(
+    run: Path, stage: str, overrides: tuple[str, ...], out: Path | None, *, command: str, quiet: bool, since: float
+) -> Path:
+    """Carry out a second stage on a trained run, in a new run folder, and return the folder.
+
+    Args:
+        run: of any method.
+        stage: one of `stages()`.
+        overrides: "key=value" of the second stage's recipe, or of the repair, e.g. "tau=0.7".
+        out: the folder; none takes the next free one under runs/.
+        command, quiet, since: as for `run.train`.
+
+    Raises:
+        UserError: no such run or stage, or an override that does not fit.
+    """
+    if stage not in stages():
+        raise UserError(f"--stage2 {stage}: choose one of {', '.join(stages())}")
+    point = find_checkpoint(run)
+    first = folder.recipe_of(run)
+    if stage in REPAIRS:
+        return repair(point, run, first, stage, overrides, out, command=command, quiet=quiet)
+    return train(second_recipe(first, run, stage, overrides), out, command=command, quiet=quiet, since=since)
+
+
+def second_recipe(first: Recipe, run: Path, stage: str, overrides: tuple[str, ...]) -> Recipe:
+    """The recipe of stage 1 with method, optimizer and schedule of stage 2, and the run as parent."""
+    sections = yaml.safe_load((STAGES / f"{stage}.yaml").read_text())
+    values = ANEW | {"name": f"{first.name}+{stage}", "parent": json.dumps(str(run))}
+    values["method"] = json.dumps(sections["method"])
+    for section in ("optim", "train"):
+        values |= {f"{section}.{key}": json.dumps(value) for key, value in sections[section].items()}
+    staged = first.override(*[f"{key}={value}" for key, value in values.items()])
+    return staged.override(*overrides)
+
+
+def repair(
+    point: checkpoint.Checkpoint,
+    run: Path,
+    first: Recipe,
+    stage: str,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    *,
+    command: str,
+    quiet: bool,
+) -> Path:
+    """A second stage without training: change the answering classifier, save the method, and score it."""
+    settings = repair_settings(stage, overrides)
+    target = folder.claim(out, f"{first.name}+{stage}")
+    screen = Screen(target / "log.txt", quiet)
+    try:
+        trained = load_trained(point, first)
+        judge = build_judge(first, trained, screen)
+        repair_head(trained.method.head(), stage, torch.from_numpy(trained.counts), settings)
+    except BaseException:
+        folder.release(target)
+        raise
+    scores, confusion = judge(trained.method, False)
+    state = {**point.state, "repair": {"name": stage, **settings}}
+    checkpoint.save(target / "checkpoints", point.step, {"weights": trained.method.state_dict()}, state)
+    checkpoint.write_atomic(target / "recipe.yaml", first.override("published=null", "expect=null").to_yaml())
+    device = next(trained.method.parameters()).device
+    folder.record_environment(target, runtime.environment(device, first.train.precision, command))
+    folder.write_confusion(target / "confusion.csv", confusion, trained.classes)
+    result: dict[str, Any] = {
+        "schema": 1,
+        "recipe": f"{first.name}+{stage}",
+        "method": first.method.name,
+        "backbone": first.model.name,
+        "parameters": sum(p.numel() for p in trained.method.parameters()),
+        "counts": trained.counts.tolist(),
+        "epochs": 0,
+        "steps": 0,
+        "seed": first.train.seed,
+        "last": scores,
+    }
+    if first.eval.flip_tta:
+        result["flip_tta"] = judge(trained.method, True)[0]
+    result |= {
+        "stage2": stage,
+        "settings": settings,
+        "stage1": folder.stage_one(run),
+        "per_class": per_class(confusion, trained.counts, trained.classes),
+        "weights_sha256": checkpoint.weights_sha256(trained.method.state_dict()),
+    }
+    checkpoint.write_atomic(target / "result.json", json.dumps(result, indent=1) + "\n")
+    folder.show(target, screen)
+    return target
+
+
+def repair_settings(stage: str, overrides: tuple[str, ...]) -> dict[str, float]:
+    """The settings of a repair, defaults replaced by "key=value"."""
+    settings = dict(REPAIRS[stage])
+    for assignment in overrides:
+        key, _, value = assignment.partition("=")
+        if key not in settings:
+            raise UserError(f"{assignment}: {stage} is set by {', '.join(settings)}")
+        try:
+            settings[key] = float(value)
+        except ValueError as error:
+            raise UserError(f"{assignment}: {key} must be a number") from error
+    return settings
+
+
+@torch.no_grad()
+def repair_head(head: torch.nn.Linear, stage: str, counts: Tensor, settings: dict[str, float]) -> None:
+    """Change a classifier in place, as `glmc.posthoc` says."""
+    weight: Tensor = head.weight
+    bias: Tensor = head.bias
+    if stage == "tau_norm":
+        weight, bias = posthoc.tau_norm(weight, bias, **settings)
+    elif stage == "logit_adjustment":
+        weight, bias = posthoc.logit_adjustment(weight, bias, counts.to(bias.device), **settings)
+    else:
+        weight = posthoc.max_norm(weight, posthoc.norm_limit(weight, **settings))
+    head.weight.copy_(weight)
+    head.bias.copy_(bias)

@@ -1,0 +1,24 @@
+"""cRT: a new classifier on class-balanced batches. Kang et al., ICLR 2020, arXiv:1910.09217."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from glmc.methods.base import Method, Step
+from glmc.methods.second_stage import SecondStage
+
+
+class CRT(SecondStage):
+    """Re-trains the classifier from scratch; every class is drawn equally often."""
+
+    streams = {"balanced": 1.0}  # noqa: RUF012
+
+    def adopt(self, trained: Method) -> None:  # noqa: D102
+        self.backbone.load_state_dict(trained.backbone.state_dict())  # not the classifier: it starts anew
+
+    def forward(self, step: Step) -> dict[str, Tensor]:  # noqa: D102
+        batch = step.streams["balanced"]
+        logits = self.predict(batch.views[0])
+        return {
+            "cross_entropy": F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), batch.labels)
+        }

@@ -1,0 +1,38 @@
+"""LWS: one learned scale a class. Kang et al., ICLR 2020, arXiv:1910.09217."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glmc.methods.base import Step
+from glmc.methods.second_stage import SecondStage
+from glmc.models import Backbone
+
+
+class LWS(SecondStage):
+    """Keeps the classifier and learns a factor for each of its outputs; every class is drawn equally often.
+
+    Args:
+        statistics: see `SecondStage`.
+    """
+
+    streams = {"balanced": 1.0}  # noqa: RUF012
+
+    def __init__(
+        self, backbone: Backbone, counts: Tensor, *, statistics: Literal["frozen", "drifting"] = "frozen"
+    ) -> None:
+        super().__init__(backbone, counts, statistics=statistics)
+        self.classifier.requires_grad_(False)
+        self.scale = nn.Parameter(torch.ones(self.classes))  # [C]
+
+    def forward(self, step: Step) -> dict[str, Tensor]:  # noqa: D102
+        batch = step.streams["balanced"]
+        logits = self.predict(batch.views[0])
+        return {
+            "cross_entropy": F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), batch.labels)
+        }
+
+    def predict(self, images: Tensor) -> Tensor:  # noqa: D102
+        return self.scale * super().predict(images)  # [B, C], the bias scaled, too

@@ -1,0 +1,184 @@
+"""`glmc sweep`: the runs of a grid of recipe values and seeds, resumed where they stopped, as one table."""
+
+import csv
+import hashlib
+import io
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from glmc import checkpoint, folder
+from glmc.errors import UserError
+from glmc.recipe import Recipe
+from glmc.run import resume, train
+from glmc.screen import COLUMNS, Screen
+
+
+def split_values(text: str) -> list[str]:
+    """What stands between the commas of "a,b,{c: 1, d: 2}" that are not inside brackets or quotes."""
+    parts, depth, quote = [""], 0, ""
+    for letter in text:
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "'\"":
+            quote = letter
+        depth += (letter in "[{") - (letter in "]}") if not quote else 0
+        if letter == "," and not depth and not quote:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts]
+
+
+def points(assignments: Sequence[str]) -> list[tuple[str, ...]]:
+    """The points of a grid: every combination of the values of each "key=v1,v2,...", as assignments.
+
+    Raises:
+        UserError: a value is empty, or stands twice.
+    """
+    axes = []
+    for assignment in assignments:
+        key, _, text = assignment.partition("=")
+        values = split_values(text)
+        if "" in values or len(set(values)) < len(values):
+            raise UserError(f"{assignment}: give different values between commas, none of them empty")
+        axes.append([f"{key}={value}" for value in values])
+    return list(itertools.product(*axes))
+
+
+def sweep(
+    base: Recipe,
+    assignments: Sequence[str],
+    seeds: Sequence[int],
+    out: Path | None,
+    *,
+    command: str,
+    quiet: bool,
+    since: float,
+) -> Path:
+    """Run a grid and write sweep.csv, sweep.md and sweep.png; the same command again goes on where it stopped.
+
+    Args:
+        base: recipe of all runs.
+        assignments: "key=v1,v2,..." each, an axis of the grid; "key=value" holds for all runs.
+        seeds: of each point.
+        out: folder of the sweep; none takes runs/sweep-<recipe>. Runs that are there are kept.
+        command, quiet, since: as for `run.train`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: an assignment does not fit the recipe, or the folder holds another sweep.
+    """
+    target = out or folder.DEFAULT / f"sweep-{base.name.replace('/', '-')}"
+    axes = [assignment for assignment in assignments if len(split_values(assignment.partition("=")[2])) > 1]
+    base = base.override(*[assignment for assignment in assignments if assignment not in axes])
+    grid_points = points(axes)
+    grid = [(point, seed, base.override(*point, f"train.seed={seed}")) for point in grid_points for seed in seeds]
+    target.mkdir(parents=True, exist_ok=True)
+    plan = {"recipe": base.override("train.seed=0").to_yaml(), "axes": axes}
+    known = target / "sweep.json"
+    if known.exists() and json.loads(known.read_text()) != plan:
+        raise UserError(f"--out {target}: another sweep lies there; name another folder")
+    if not known.exists() and any(target.iterdir()):
+        raise UserError(f"--out {target}: the folder is not empty and holds no sweep; name another one")
+    checkpoint.write_atomic(known, json.dumps(plan, indent=1) + "\n")
+    screen = Screen(quiet=quiet)
+    for number, (point, seed, recipe) in enumerate(grid, 1):
+        run = target / name_of(point, seed)
+        if (run / "result.json").exists():
+            continue
+        screen.say(f"run {number} of {len(grid)}: {' '.join(point)} seed {seed}")
+        if (run / "recipe.yaml").exists():
+            resume(run, command=command, quiet=quiet, since=since)
+        else:
+            train(recipe, run, command=command, quiet=quiet, since=since)
+    rows = [summary(point, [target / name_of(point, seed) for seed in seeds]) for point in grid_points]
+    write_tables(target, rows)
+    draw(target, rows)
+    draw_confusions(
+        target, {row["point"]: target / name_of(point, seeds[0]) for point, row in zip(grid_points, rows, strict=True)}
+    )
+    screen.table(f"{base.name}, {len(seeds)} seeds, last epoch", {row["point"] or "as it is": row for row in rows})
+    screen.say(f"{target / 'sweep.md'}")
+    return target
+
+
+def name_of(point: Sequence[str], seed: int) -> str:
+    """Folder of a run: values and seed, short enough and with nothing in it that a file system dislikes."""
+    parts = [assignment.partition("=") for assignment in point]
+    text = "_".join(f"{key.rpartition('.')[2]}={value}" for key, _, value in parts) or "base"
+    safe = "".join(letter if letter.isalnum() or letter in "=_.-+<>" else "-" for letter in text)
+    if len(safe) > 80:
+        safe = f"{safe[:70]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return f"{safe}_seed={seed}"
+
+
+def summary(point: Sequence[str], runs: Sequence[Path]) -> dict[str, Any]:
+    """A row of the table: the point, the network, and mean and deviation of each figure over the seeds."""
+    from glmc import report
+
+    row: dict[str, Any] = {"point": " ".join(point)}
+    result = json.loads((runs[0] / "result.json").read_text())
+    row |= {"backbone": result["backbone"], "parameters": result["parameters"], "seeds": len(runs)}
+    for key, value in report.summary(runs).items():
+        row[key] = value["mean"]
+        if "sd" in value:
+            row[f"{key}_sd"] = value["sd"]
+    return row
+
+
+def write_tables(target: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """sweep.csv with every figure, sweep.md with those that people look at first."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, keys, lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    checkpoint.write_atomic(target / "sweep.csv", text.getvalue())
+    shown = [key for key in COLUMNS if any(key in row for row in rows)]
+    lines = ["| point | network | parameters | " + " | ".join(COLUMNS[key] for key in shown) + " |"]
+    lines.append("|---" * (len(shown) + 3) + "|")
+    for row in rows:
+        cells = [f"{row[key]:.2f}" + (f" ± {row[f'{key}_sd']:.2f}" if f"{key}_sd" in row else "") for key in shown]
+        lines.append(f"| {row['point']} | {row['backbone']} | {row['parameters']:,} | " + " | ".join(cells) + " |")
+    checkpoint.write_atomic(target / "sweep.md", "\n".join(lines) + "\n")
+
+
+def draw(target: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """sweep.png: top-1 and the groups of each point, with deviations."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(max(5.0, 1.1 * len(rows) + 2), 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    at = range(len(rows))
+    for key, marker in zip(("top1", "many", "medium", "few"), "os^v", strict=True):
+        places = [i for i in at if key in rows[i]]
+        heights, spread = [rows[i][key] for i in places], [rows[i].get(f"{key}_sd", 0.0) for i in places]
+        axes.errorbar(
+            places, heights, spread, marker=marker, capsize=3, label=COLUMNS[key], lw=2 if key == "top1" else 1
+        )
+    axes.set_xticks(list(at), [row["point"].replace(" ", "\n") or "as it is" for row in rows], fontsize=7)
+    axes.set_ylabel("accuracy in percent")
+    axes.legend(frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.15))
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(target / "sweep.png", dpi=150)
+
+
+def draw_confusions(target: Path, runs: Mapping[str, Path]) -> None:
+    """confusion.png: how the answers of each point (its first seed) are spread, true classes down, predicted across."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2.6 * len(runs) + 0.6, 3.0), layout="constrained")
+    for axes, (point, run) in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs.items(), strict=True):
+        with (run / "confusion.csv").open(newline="") as file:
+            counts = np.array([row[1:] for row in list(csv.reader(file))[1:]], dtype=float)
+        axes.imshow(counts / counts.sum(1, keepdims=True).clip(1), vmin=0, vmax=1, cmap="Blues")
+        axes.set_title(point.replace(" ", "\n") or "as it is", fontsize=7)
+        axes.set_xticks([])
+        axes.set_yticks([])
+    figure.savefig(target / "confusion.png", dpi=150)

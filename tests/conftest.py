@@ -1,0 +1,129 @@
+"""A user's folder with a recipe and methods, and what is said of mistakes in it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from glmc import recipe
+from glmc.errors import UserError
+
+RIGHT = """\
+# Cats with a long tail.
+#
+#   run   glmc train cats.yaml
+
+published: {top1: 87.75, network: resnet32_w64, source: README 2023-05-15}
+expect: null
+data:
+  name: folder   # a comment
+  imbalance: 100
+views: {train: [{crop: 4}, flip, {resized_crop: {size: 32}}], test: []}
+model: {name: resnet32}
+method: {name: "shop.methods:Mixer", strength: 3}
+optim:
+  name: sgd
+  lr: 1e-1
+  weight_decay: 5e-3
+train:
+  epochs: 200
+eval: {few: "<=20"}
+"""
+
+METHOD = '''\
+from typing import Literal
+import torch  # must not be run
+
+
+class Base:
+    def __init__(self, backbone, counts, *, strength: float = 2, depth: int | None = None):
+        pass
+
+
+class Mixer(Base):
+    """Says more than its base and hands on the rest."""
+
+    def __init__(self, backbone, counts, *, share: Literal["box", "drawn"] = "box", slow: bool = False, **rest):
+        super().__init__(backbone, counts, **rest)
+
+
+class Heir(Mixer):
+    pass
+
+
+class Needy(Base):
+    def __init__(self, backbone, counts, *, rate: float):
+        pass
+
+
+class Vague:
+    def __init__(self, backbone, counts, *, rate=0.5):
+        pass
+
+
+class Computed:
+    def __init__(self, backbone, counts, *, rate: float = 1 / 3):
+        pass
+
+
+class IllTyped:
+    def __init__(self, backbone, counts, *, rate: int = 0.5):
+        pass
+
+
+class Odd:
+    def __init__(self, backbone, counts, *, rate: Literal[1.5] = 1.5):
+        pass
+
+
+class Bytes:
+    def __init__(self, backbone, counts, *, rate: str = b"x"):
+        pass
+
+
+class Plain(torch.nn.Module):
+    pass
+'''
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's folder: a package with methods, a recipe, and both findable from the working directory."""
+    package = tmp_path / "shop"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('must not be imported')")
+    (package / "methods.py").write_text(METHOD)
+    (package / "more.py").write_text(
+        "from . import methods as m\nfrom .methods import Needy as Base\nfrom glmc.methods.glmc import GLMC\n"
+        "class Far(m.Mixer): ...\nclass Near(Base): ...\nclass Ours(GLMC): ...\nclass Loop(Loop): ...\n"
+    )
+    (package / "broken.py").write_text("class Mixer(:\n")
+    (tmp_path / "cats.yaml").write_text(RIGHT)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def complaint(shop: Path) -> Callable[..., str]:
+    """(file, *overrides) -> the sentences that refuse them."""
+
+    def refused(file: str, *overrides: str) -> str:
+        with pytest.raises(UserError) as caught:
+            recipe.load(file, overrides)
+        return str(caught.value)
+
+    return refused
+
+
+@pytest.fixture
+def said_of(complaint: Callable[..., str]) -> Callable[[str], str]:
+    """An override of cats.yaml -> the sentence that refuses it, without the place, which must stand before it."""
+
+    def said(override: str) -> str:
+        place = f"override {override}: " if len(override) <= 60 else f"override {override[:57]}...: "
+        sentence = complaint("cats.yaml", override)
+        assert sentence.startswith(place)
+        return sentence.removeprefix(place)
+
+    return said

@@ -1,0 +1,78 @@
+"""Second stages: what they start from, what they train, what they leave alone."""
+
+import pytest
+import torch
+
+STAGES = ["maxnorm", "crt", "lws", "balanced_softmax"]
+
+
+def two_steps(method, random_step, learning_rate=0.1):
+    trained = [p for p in method.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=learning_rate)
+    method.train()
+    for seed in range(2):
+        optimizer.zero_grad()
+        sum(method(random_step(method, seed=seed)).values()).backward()
+        optimizer.step()
+    method.after_epoch()
+
+
+@pytest.fixture
+def first(make):
+    build, random_step = make
+    trained = build("glmc")
+    trained(random_step(trained))  # moves the running averages
+    return trained
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_it_starts_where_stage_one_ended_and_leaves_the_backbone_alone(name, first, make):
+    build, random_step = make
+    method = build(name)
+    method.adopt(first)
+    images = torch.randn(4, 3, 8, 8)
+    same = torch.equal(method.eval().predict(images), first.eval().predict(images))
+    assert same == (name != "crt")  # cRT alone forgets the classifier
+    before = {key: value.clone() for key, value in method.backbone.state_dict().items()}
+    classifier = method.classifier.weight.clone()
+    two_steps(method, random_step)
+    assert all(torch.equal(value, before[key]) for key, value in method.backbone.state_dict().items())
+    assert torch.equal(method.classifier.weight, classifier) == (name == "lws")  # LWS learns scales only
+
+
+def test_drifting_batch_norm_follows_the_batches_but_no_weight_moves(first, make):
+    build, random_step = make
+    method = build("maxnorm", statistics="drifting")
+    method.adopt(first)
+    before = {key: value.clone() for key, value in method.backbone.state_dict().items()}
+    two_steps(method, random_step)
+    moved = {key for key, value in method.backbone.state_dict().items() if not torch.equal(value, before[key])}
+    assert moved
+    assert all("running" in key or "num_batches" in key for key in moved)
+
+
+def test_max_norm_fixes_its_bound_at_stage_one_and_holds_it(first, make):
+    build, random_step = make
+    with torch.no_grad():
+        first.rebalanced.weight.mul_(torch.tensor([[3.0], [1.0], [0.5]]))
+    norms = first.rebalanced.weight.norm(dim=1)
+    method = build("maxnorm", threshold=0.1)
+    method.adopt(first)
+    assert method.limit.item() == pytest.approx((norms.min() + 0.1 * (norms.max() - norms.min())).item())
+    two_steps(method, random_step)
+    assert (method.classifier.weight.norm(dim=1) <= method.limit * (1 + 1e-6)).all()
+
+
+def test_crt_and_lws_draw_classes_evenly(make):
+    build, _ = make
+    assert build("crt").streams == build("lws").streams == {"balanced": 1.0}
+
+
+def test_lws_scales_the_biased_output(first, make):
+    build, _ = make
+    method = build("lws")
+    method.adopt(first)
+    with torch.no_grad():
+        method.scale.copy_(torch.tensor([1.0, 2.0, 0.5]))
+    images = torch.randn(2, 3, 8, 8)
+    assert torch.allclose(method.eval().predict(images), first.eval().predict(images) * method.scale)

@@ -1,0 +1,94 @@
+"""Who may import whom: the picture in the README, held against the imports."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "glmc"
+
+# Each room and the rooms it may enter. A room that may enter another may not be entered by it.
+MAY_IMPORT = {
+    "errors": set(),
+    "random": set(),
+    "schedule": set(),
+    "mixing": set(),
+    "posthoc": set(),
+    "losses": {"losses"},
+    "metrics": {"errors"},
+    "checkpoint": {"errors"},
+    "document": {"errors"},
+    "sections": {"document"},
+    "complaints": {"document", "sections"},
+    "recipe": {"complaints", "document", "errors", "methods.parameters", "sections"},
+    "augment": {"random"},
+    "screen": set(),
+    "data": {"errors", "random", "augment", "data"},
+    "models": {"errors", "models"},
+    "methods": {
+        "data.resident", "errors", "losses", "methods", "methods.parameters", "mixing", "models", "posthoc", "random",
+    },
+    "published": {"checkpoint", "errors", "models"},
+    "runtime": {"errors", "__init__"},
+    "engine": {"augment", "data", "errors", "methods", "metrics", "random", "runtime"},
+    "report": {"errors", "metrics"},
+    "prepare": {"data", "errors", "recipe", "screen"},
+    "build": {
+        "augment", "data", "engine", "errors", "methods", "metrics", "models", "prepare", "random", "recipe",
+        "checkpoint", "runtime", "schedule", "screen",
+    },
+    "folder": {"build", "checkpoint", "engine", "errors", "recipe", "screen"},
+    "saving": {"build", "checkpoint", "engine", "errors"},
+    "run": {
+        "build", "checkpoint", "engine", "errors", "folder", "metrics", "recipe", "report", "runtime", "saving",
+        "screen",
+    },
+    "finetune": {
+        "build", "checkpoint", "errors", "folder", "metrics", "posthoc", "recipe", "run", "runtime", "screen",
+    },
+    "exchange": {"build", "checkpoint", "errors", "folder", "published", "recipe", "screen"},
+    "sweep": {"checkpoint", "errors", "folder", "recipe", "report", "run", "screen"},
+    "cli": {
+        "__init__", "data", "errors", "exchange", "finetune", "methods", "models", "prepare", "recipe", "run", "sweep",
+    },
+    "__main__": {"cli", "errors"},
+    "legacy": {"__main__", "document", "errors", "prepare", "recipe"},
+    "__init__": set(),
+}  # fmt: skip
+
+
+def rooms(file: Path) -> list[str]:
+    """The rooms a file imports from, e.g. "losses" or "data.resident"."""
+    found = []
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "glmc":
+            found += [
+                alias.name if (SOURCE / alias.name).exists() or (SOURCE / f"{alias.name}.py").exists() else "__init__"
+                for alias in node.names
+            ]
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("glmc."):
+            found.append(node.module.removeprefix("glmc."))
+        elif isinstance(node, ast.Import):
+            found += [alias.name.removeprefix("glmc.") for alias in node.names if alias.name.startswith("glmc.")]
+    return found
+
+
+@pytest.mark.parametrize("file", sorted(SOURCE.rglob("*.py")), ids=lambda file: str(file.relative_to(SOURCE)))
+def test_a_file_enters_only_the_rooms_its_own_may_enter(file):
+    room = file.relative_to(SOURCE).parts[0].removesuffix(".py")
+    for entered in rooms(file):
+        allowed = {entered, entered.partition(".")[0]} & MAY_IMPORT[room]
+        assert allowed, f"{file.name} imports glmc.{entered}; {room} may enter {sorted(MAY_IMPORT[room])}"
+
+
+def test_every_room_is_in_the_picture():
+    there = {path.name.removesuffix(".py") for path in SOURCE.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert there - {"recipes", "stages", "__pycache__"} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("name", ["losses", "mixing", "random", "schedule"])
+def test_the_heart_stands_alone(name):
+    """A loss or a mixture can be taken into anybody's loop: it needs nothing else of the package."""
+    files = [SOURCE / f"{name}.py"] if (SOURCE / f"{name}.py").exists() else list((SOURCE / name).glob("*.py"))
+    for file in files:
+        assert all(entered.partition(".")[0] == name for entered in rooms(file))

@@ -1,0 +1,79 @@
+"""`glmc finetune` on a real, tiny run: every stage, its result, its errors."""
+
+import json
+import time
+
+import pytest
+
+from glmc import recipe, run
+from glmc.errors import UserError
+from glmc.finetune import finetune, second_recipe, stages
+
+QUIET = {"command": "glmc", "quiet": True, "since": time.perf_counter()}
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """A GLMC run of thirty steps on the digits."""
+    out = tmp_path_factory.mktemp("runs") / "first"
+    wanted = recipe.load("digits_lt/glmc", ["train.max_steps=30", "train.precision=float32"])
+    return run.train(wanted, out, **QUIET)
+
+
+@pytest.mark.parametrize("stage", stages())
+def test_every_stage_leaves_a_run_folder_that_names_both_stages(stage, first, tmp_path):
+    short = ("train.epochs=2",) if stage in ("maxnorm", "crt", "lws", "balanced_softmax") else ()
+    if stage == "crt":
+        short += ("train.milestones=[0.5]",)
+    out = finetune(first, stage, short, tmp_path / "second", **QUIET)
+    one, two = (json.loads((folder / "result.json").read_text()) for folder in (first, out))
+    assert two["stage2"] == stage
+    assert two["recipe"] == f"digits_lt/glmc+{stage}"
+    assert two["stage1"]["last"] == one["last"]
+    assert two["stage1"]["flip_tta"] == one["flip_tta"]
+    assert two["counts"] == one["counts"]
+    again = run.test(out, (), quiet=True)
+    assert again["test"]["top1"] == two["last"]["top1"]
+    assert again["flip_tta"]["top1"] == two["flip_tta"]["top1"]
+
+
+def test_a_repair_that_changes_nothing_gives_the_figures_of_stage_one(first, tmp_path):
+    out = finetune(first, "logit_adjustment", ("tau=0",), tmp_path / "second", **QUIET)
+    one, two = (json.loads((folder / "result.json").read_text()) for folder in (first, out))
+    assert two["last"] == pytest.approx(one["last"])
+    assert two["weights_sha256"] == one["weights_sha256"]
+
+
+def test_the_second_recipe_keeps_data_and_network_and_takes_the_stages_optimizer(first):
+    one = run.folder.recipe_of(first)
+    two = second_recipe(one, first, "maxnorm", ("method.threshold=0.2", "train.epochs=4"))
+    assert (two.data, two.model.name, two.train.seed) == (one.data, one.model.name, one.train.seed)
+    assert (two.optim.lr, two.optim.weight_decay, two.train.schedule) == (0.01, 0.1, "cosine_to_zero")
+    assert two.method.params == {"label_weighting": 1.2, "threshold": 0.2, "statistics": "frozen"}
+    assert two.train.epochs == 4
+    assert recipe.parse(two.to_yaml()) == two
+
+
+@pytest.mark.parametrize(
+    ("stage", "overrides", "sentence"),
+    [
+        ("maxnrom", (), "choose one of balanced_softmax, crt, lws, maxnorm, tau_norm"),
+        ("tau_norm", ("threshold=0.1",), "tau_norm is set by tau"),
+        ("tau_norm", ("tau=much",), "tau must be a number"),
+        ("maxnorm", ("method.threshhold=0.1",), "threshold"),
+    ],
+)
+def test_what_does_not_fit_is_said(stage, overrides, sentence, first, tmp_path):
+    with pytest.raises(UserError, match=sentence):
+        finetune(first, stage, overrides, tmp_path / "second", **QUIET)
+    assert not (tmp_path / "second").exists()
+
+
+def test_only_a_second_stage_takes_a_parent(first, tmp_path):
+    with pytest.raises(UserError, match="only a second stage starts from another run"):
+        run.train(recipe.load("digits_lt/ce", [f"parent={first}"]), tmp_path / "second", **QUIET)
+
+
+def test_a_folder_that_is_no_run_is_said(tmp_path):
+    with pytest.raises(UserError, match="neither a run with a checkpoint nor a checkpoint"):
+        finetune(tmp_path, "crt", (), tmp_path / "second", **QUIET)

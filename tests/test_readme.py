@@ -1,0 +1,73 @@
+"""What the README promises, executed: its first screen, its map, its figures."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_first_screen_holds_the_two_commands():
+    first_screen = "\n".join(README.splitlines()[:40])
+    assert "python -m pip install . && glmc train" in first_screen
+    assert 'python -m pip install ".[test]" && python -m pytest' in first_screen
+
+
+def test_glmc_train_without_arguments_ends_well(tmp_path):
+    """The first command, as a newcomer types it, in an empty folder."""
+    done = subprocess.run([sys.executable, "-m", "glmc", "train"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "runs" / "digits_lt-glmc-001" / "result.json").read_text())
+    assert result["recipe"] == "digits_lt/glmc"
+    expect = result["expect"]
+    assert abs(result["last"]["top1"] - expect["top1"]) < max(5 * expect["sd"], 2.0), (
+        "far from the recorded expectation"
+    )
+    assert f"{result['last']['top1']:.2f}" in done.stdout
+    assert "runs/digits_lt-glmc-001" in done.stdout
+
+
+COMMANDS = sorted(set(re.findall(r"^    (glmc (?:show|list|cache|train).*?)(?:  #.*)?$", README, re.M)))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_of_the_readme_are_understood(command, tmp_path):
+    """Each is checked as far as `show` goes, which reads a recipe and its overrides in full, or run if it is quick."""
+    words = command.split("#")[0].split()
+    if words[1] == "train":
+        if "--resume" in words or len(words) == 2:
+            pytest.skip("executed by other tests")
+        words = ["glmc", "show", *[word for word in words[2:] if "=" in word or "/" in word]]
+    environment = {**os.environ, "GLMC_CACHE": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_file_of_the_map_is_there():
+    names = re.findall(r"^  (\w+(?:\.\w+)?/?)  ", README.split("```")[1], re.M)
+    assert len(names) > 15
+    missing = [name for name in names if not (ROOT / "src" / "glmc" / name).exists()]
+    assert not missing
+
+
+def test_every_record_that_is_named_exists_and_says_so():
+    """`expect` in a recipe, and figures in the README, are copies of records."""
+    from glmc import recipe
+
+    for name in recipe.names():
+        expect = recipe.load(name).expect
+        if expect is None:
+            continue
+        record = json.loads((ROOT / "benchmarks" / "records" / expect.record).read_text())
+        assert record["recipe"] == name
+        assert round(record["last"]["top1"]["mean"], 2) == expect.top1
+        assert round(record["last"]["top1"]["sd"], 2) == expect.sd
+        assert record["last"]["top1"]["n"] == expect.seeds
+    for path in re.findall(r"benchmarks/records/[\w./-]+\.json", README):
+        assert (ROOT / path).is_file(), path

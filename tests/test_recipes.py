@@ -1,0 +1,103 @@
+"""The recipes of the package: complete, consistent with the published tables, and each a whole document by itself."""
+
+import pytest
+import yaml
+
+from glmc import recipe
+
+NAMES = recipe.names()
+GLMC = [name for name in NAMES if recipe.load(name).method.name == "glmc"]
+LONG_TAILED = {"cifar10_lt": "cifar10", "cifar100_lt": "cifar100"}
+
+# resample_weighting, label_weighting, contrast_weight and the published top-1, by imbalance
+PRINTED = {
+    ("cifar10", 100): (0.0, 1.2, 4, 87.75),
+    ("cifar10", 50): (0.0, 1.2, 4, 90.18),
+    ("cifar10", 10): (0.0, 1.2, 4, 94.04),
+    ("cifar100", 100): (0.0, 1.2, 10, 55.88),
+    ("cifar100", 50): (0.0, 1.2, 10, 61.08),
+    ("cifar100", 10): (0.0, 1.2, 10, 70.74),
+}
+UPDATED = {
+    ("cifar10", 100): (0.0, 1.2, 1, 88.50),
+    ("cifar10", 50): (0.0, 1.2, 1, 91.04),
+    ("cifar10", 10): (0.2, 1.0, 2, 94.87),
+    ("cifar100", 100): (0.0, 1.2, 4, 57.97),
+    ("cifar100", 50): (0.2, 1.2, 6, 63.78),
+    ("cifar100", 10): (0.2, 1.2, 4, 73.40),
+}
+
+
+def written(name):
+    """The keys that a recipe file spells out, by section."""
+    return yaml.safe_load(recipe.RECIPES.joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_loads_and_tells_how_to_run_it(name):
+    r = recipe.load(name)
+    assert f"glmc train {name}" in r.about
+    assert {"published", "expect"} <= written(name).keys()
+
+
+@pytest.mark.parametrize("name", GLMC)
+def test_a_glmc_recipe_writes_every_value_that_sources_disagree_on(name):
+    keys = written(name)
+    assert {"mix_alpha", "label_share", "view_reduction"} <= keys["method"].keys()
+    assert {"resample_weighting", "label_weighting", "contrast_weight"} <= keys["method"].keys()
+    assert "batch_norm" in keys["model"]
+    assert "few" in keys["eval"]
+    assert ("split" in keys["data"]) == ("imbalance" in keys["data"])  # the split says which images a tail keeps
+
+
+@pytest.mark.parametrize("name", [name for name in GLMC if "published" in name or "updated" in name])
+def test_published_recipes_keep_the_ways_of_the_published_code(name):
+    r = recipe.load(name)
+    assert (r.method.params["label_share"], r.method.params["view_reduction"]) == ("drawn", "sum")
+    assert (r.eval.few, r.model.batch_norm, r.optim.momentum) == ("<=20", "split", 0.9)
+    assert r.data.imbalance is None or r.data.split == "du"
+    assert r.published is not None
+    assert r.published.network == r.model.name
+
+
+@pytest.mark.parametrize(("family", "table"), [("glmc_published", PRINTED), ("glmc_updated", UPDATED)])
+@pytest.mark.parametrize("folder", LONG_TAILED)
+@pytest.mark.parametrize("imbalance", [100, 50, 10])
+def test_the_long_tailed_rows_are_those_of_the_tables(family, table, folder, imbalance):
+    r = recipe.load(f"{folder}/{family}{'' if imbalance == 100 else f'_if{imbalance}'}")
+    resample, label, contrast, top1 = table[LONG_TAILED[folder], imbalance]
+    assert (r.data.name, r.data.imbalance, r.data.batch_size) == (LONG_TAILED[folder], imbalance, 64)
+    params = r.method.params
+    assert (params["resample_weighting"], params["label_weighting"], params["contrast_weight"]) == (
+        resample,
+        label,
+        contrast,
+    )
+    assert r.published is not None
+    assert r.published.top1 == top1
+    assert (r.optim.lr, r.optim.weight_decay, r.train.epochs, r.train.schedule) == (0.01, 5e-3, 200, "cosine")
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "batch", "decay", "top1"),
+    [
+        ("imagenet_lt/glmc_published", 135, 120, 2e-4, 56.3),
+        ("inaturalist2018/glmc_published", 120, 128, 1e-4, 72.21),
+    ],
+)
+def test_the_large_rows_are_those_of_the_printed_commands(name, epochs, batch, decay, top1):
+    r = recipe.load(name)
+    assert (r.train.epochs, r.data.batch_size, r.optim.lr, r.optim.weight_decay) == (epochs, batch, 0.1, decay)
+    params = r.method.params
+    assert (params["resample_weighting"], params["label_weighting"], params["contrast_weight"]) == (0.2, 1.0, 10)
+    assert (params["embedding"], r.train.schedule, r.data.size) == (256, "paco_late", 256)
+    assert r.published is not None
+    assert r.published.top1 == top1
+
+
+def test_full_sets_have_no_tail():
+    for name in ("cifar10/glmc", "cifar100/glmc", "imagenet/glmc"):
+        r = recipe.load(name)
+        assert r.data.imbalance is None
+        assert r.published is not None
+        assert "resnet50" in r.model.name
