@@ -15,6 +15,7 @@ from PIL import Image
 
 import glmc
 from glmc import __main__, checkpoint, recipe, report
+from glmc.data.sources import stratified_holdout
 
 TINY = """
 # Tiny cross entropy on digits.
@@ -121,7 +122,10 @@ def test_show_prints_the_complete_recipe_and_its_data(command, place):
     shown = recipe.load("shown.yaml")
     assert shown.model_dump() == recipe.load("tiny.yaml", ["train.seed=3", "data.val_fraction=0.1"]).model_dump()
     assert text.startswith("# Tiny cross entropy on digits.\n")
-    counts = [int(36 * 0.25 ** (c / 9)) for c in range(10)]
+    tail = np.repeat(np.arange(10), [int(36 * 0.25 ** (c / 9)) for c in range(10)])
+    kept, held = stratified_holdout(tail, 0.1, seed=0)  # the hold-out is taken from the long tail, not beside it
+    counts = np.bincount(tail[kept])
+    assert f"{len(held)} validation" in text
     assert f"# training images a class: {' '.join(map(str, counts))}\n" in text
     assert "500 test images of 10 classes" in text
     assert f"# steps: {-(-sum(counts) // 32)} an epoch, 2 epochs" in text
@@ -405,7 +409,9 @@ def test_a_pipe_gets_plain_lines(place):
     lines = done.stdout.splitlines()
     for epoch in (1, 2):
         assert [
-            line for line in lines if re.fullmatch(rf"epoch {epoch}/2  cross_entropy \d+\.\d+  top-1 \d+\.\d+", line)
+            line
+            for line in lines
+            if re.fullmatch(rf"epoch {epoch}/2  cross_entropy \d+\.\d+  top-1 \d+\.\d+ \(epoch {epoch}\)", line)
         ]
     last = json.loads((place / "run/result.json").read_text())["last"]
     (row,) = (line for line in lines if "last epoch " in line)
@@ -434,7 +440,7 @@ def test_a_terminal_sees_the_progress():
     os.close(ours)
     assert child.wait() == 0
     drawn = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen.decode())
-    bar = r"epoch (\d+)/12  cross_entropy \d+\.\d+  top-1 \d+\.\d+ +\S+ +(\d+)/84 +(\d+:\d\d:\d\d)"
+    bar = r"epoch (\d+)/12  cross_entropy \d+\.\d+  top-1 \d+\.\d+ \(epoch \d+\) +\S+ +(\d+)/84 +(\d+:\d\d:\d\d)"
     found = re.findall(bar, drawn)
     assert found, drawn[-2000:]
     assert int(found[-1][0]) > int(found[0][0])

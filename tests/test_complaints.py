@@ -12,7 +12,8 @@ OVERRIDES = {
     "seed=3": "unknown key seed; did you mean train.seed?",
     "trian.epochs=3": "unknown key trian; did you mean train?",
     "optim.zzz=3": "unknown key optim.zzz; optim has name, lr, backbone_lr, momentum, nesterov, weight_decay, clip",
-    "zzz=3": "unknown key zzz; a recipe has name, published, expect, data, views, model, method, optim, train, eval",
+    "zzz=3": "unknown key zzz; a recipe has name, parent, published, expect, data, views, model, method, optim, "
+    "train, eval",
     "train.epochs=2e2": "train.epochs must be a whole number, not 200.0 (passes over the training images)",
     "train.epochs=true": "train.epochs must be a whole number, not true (passes over the training images)",
     "train.epochs=1_000": 'train.epochs must be a whole number, not "1_000" (passes over the training images)',

@@ -33,7 +33,7 @@ def test_the_wheel_holds_recipes_template_and_type_marker(built):
         names = file.namelist()
     assert not [name for name in NEEDED if name not in names]
     assert any(name.endswith("licenses/LICENSE") for name in names)
-    assert sum(name.endswith(".yaml") for name in names) == len(list((ROOT / "src/glmc/recipes").rglob("*.yaml")))
+    assert sum(name.endswith(".yaml") for name in names) == len(list((ROOT / "src/glmc").rglob("*.yaml")))
 
 
 def test_the_source_distribution_can_build_the_wheel_again(built):

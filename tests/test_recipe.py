@@ -59,7 +59,19 @@ def test_written_numbers_are_numbers_for_every_reader():
     assert yaml.safe_load(written)["optim"]["lr"] == 1e-5  # PyYAML needs the dot of 1.0e-05
     assert "  train: [{crop: 4}, flip, {resized_crop: {size: 32, scale: [0.08, 1.0]}}]\n" in written
     order = [line.partition(":")[0] for line in written.splitlines() if line[0].isalpha()]
-    assert order == ["name", "published", "expect", "data", "views", "model", "method", "optim", "train", "eval"]
+    assert order == [
+        "name",
+        "parent",
+        "published",
+        "expect",
+        "data",
+        "views",
+        "model",
+        "method",
+        "optim",
+        "train",
+        "eval",
+    ]
 
 
 def test_a_recipe_is_read_from_text_too():

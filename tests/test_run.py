@@ -249,7 +249,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(plain, no_rep
 def test_several_seeds_and_their_mean(plain, no_report, capsys):
     assert glmc("train", "tiny.yaml", "--seeds", "0,1", "--out", "seeds") == 0
     runs = [Path("seeds/seed-0"), Path("seeds/seed-1")]
-    assert sorted(path.name for path in Path("seeds").iterdir()) == ["seed-0", "seed-1", "summary.json"]
+    assert sorted(path.name for path in Path("seeds").iterdir()) == ["seed-0", "seed-1", "seeds.json", "summary.json"]
     same(runs[0], plain)
     summary = json.loads(Path("seeds/summary.json").read_text())
     a, b = (result_of(run)["last"]["top1"] for run in runs)

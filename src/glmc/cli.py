@@ -104,14 +104,14 @@ def sweep(
     out: Annotated[Path | None, typer.Option(help="Folder of the sweep; the same command goes on in it.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Run a grid, key=v1,v2,... for each axis, and write its table (CSV, Markdown) and figure."""
+    """Run a grid: recipes between commas, key=v1,v2,... for each axis; writes CSV, Markdown and pictures."""
     command = "glmc " + " ".join(map(shlex.quote, sys.argv[1:]))
     name, assignments = split_words(words)
     if name is None:
         raise UserError("glmc sweep needs a recipe first, e.g. glmc sweep digits_lt/glmc method.contrast_weight=0,4")
     from glmc import recipe
 
-    wanted = recipe.load(name).override("expect=null", "published=null")
+    wanted = [recipe.load(one) for one in name.split(",")]
     from glmc import sweep as grid
 
     grid.sweep(wanted, assignments, parse_seeds(seeds), out, command=command, quiet=quiet, since=STARTED)

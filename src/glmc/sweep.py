@@ -7,7 +7,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from glmc import checkpoint, folder
 from glmc.errors import UserError
@@ -48,8 +48,31 @@ def points(assignments: Sequence[str]) -> list[tuple[str, ...]]:
     return list(itertools.product(*axes))
 
 
+class Point(NamedTuple):
+    """One row of a sweep's table."""
+
+    label: str  # what sets it apart from the others
+    recipe: Recipe
+
+
+def lay_out(bases: Sequence[Recipe], assignments: Sequence[str]) -> list[Point]:
+    """Every recipe at every point of the grid; "key=value" with a single value holds for all of them.
+
+    Raises:
+        UserError: an assignment does not fit a recipe.
+    """
+    axes = [assignment for assignment in assignments if len(split_values(assignment.partition("=")[2])) > 1]
+    fixed = [assignment for assignment in assignments if assignment not in axes]
+    laid = []
+    for base in bases:
+        for values in points(axes):
+            label = " ".join([*([base.name] if len(bases) > 1 else []), *values])
+            laid.append(Point(label or "as it is", base.override(*fixed, *values)))
+    return laid
+
+
 def sweep(
-    base: Recipe,
+    bases: Sequence[Recipe],
     assignments: Sequence[str],
     seeds: Sequence[int],
     out: Path | None,
@@ -58,72 +81,75 @@ def sweep(
     quiet: bool,
     since: float,
 ) -> Path:
-    """Run a grid and write sweep.csv, sweep.md and sweep.png; the same command again goes on where it stopped.
+    """Run a grid and write its table and pictures; the same command again goes on where it stopped.
 
     Args:
-        base: recipe of all runs.
+        bases: recipes, each of which is run at every point.
         assignments: "key=v1,v2,..." each, an axis of the grid; "key=value" holds for all runs.
         seeds: of each point.
         out: folder of the sweep; none takes runs/sweep-<recipe>. Runs that are there are kept.
         command, quiet, since: as for `run.train`.
 
     Returns:
-        The folder.
+        The folder: sweep.csv with every figure, sweep.md, sweep.png, confusion.png, and a run folder for each run.
 
     Raises:
-        UserError: an assignment does not fit the recipe, or the folder holds another sweep.
+        UserError: an assignment does not fit a recipe, or the folder holds another sweep.
     """
-    target = out or folder.DEFAULT / f"sweep-{base.name.replace('/', '-')}"
-    axes = [assignment for assignment in assignments if len(split_values(assignment.partition("=")[2])) > 1]
-    base = base.override(*[assignment for assignment in assignments if assignment not in axes])
-    grid_points = points(axes)
-    grid = [(point, seed, base.override(*point, f"train.seed={seed}")) for point in grid_points for seed in seeds]
+    laid = lay_out(bases, assignments)
+    target = claim(out or folder.DEFAULT / f"sweep-{bases[0].name.replace('/', '-')}", laid)
+    screen = Screen(quiet=quiet)
+    runs = [[target / name_of(point.label, seed) for seed in seeds] for point in laid]
+    for number, (point, places) in enumerate(zip(laid, runs, strict=True), 1):
+        for seed, run in zip(seeds, places, strict=True):
+            if (run / "result.json").exists():
+                continue
+            screen.say(f"point {number} of {len(laid)}: {point.label}, seed {seed}")
+            if (run / "recipe.yaml").exists():
+                resume(run, command=command, quiet=quiet, since=since)
+            else:
+                seeded = point.recipe.override(f"train.seed={seed}", "expect=null", "published=null")
+                train(seeded, run, command=command, quiet=quiet, since=since)
+    rows = [summary(point.label, places) for point, places in zip(laid, runs, strict=True)]
+    write_tables(target, rows)
+    draw(target, rows)
+    draw_confusions(target, {point.label: places[0] for point, places in zip(laid, runs, strict=True)})
+    screen.table(f"{len(laid)} points, {len(seeds)} seeds, last epoch", {row["point"]: row for row in rows})
+    screen.say(f"{target / 'sweep.md'}")
+    return target
+
+
+def claim(target: Path, laid: Sequence[Point]) -> Path:
+    """The folder of a sweep, made now or by the same sweep earlier.
+
+    Raises:
+        UserError: it holds something else.
+    """
     target.mkdir(parents=True, exist_ok=True)
-    plan = {"recipe": base.override("train.seed=0").to_yaml(), "axes": axes}
-    known = target / "sweep.json"
+    known, plan = target / "sweep.json", {point.label: point.recipe.to_yaml() for point in laid}
     if known.exists() and json.loads(known.read_text()) != plan:
         raise UserError(f"--out {target}: another sweep lies there; name another folder")
     if not known.exists() and any(target.iterdir()):
         raise UserError(f"--out {target}: the folder is not empty and holds no sweep; name another one")
     checkpoint.write_atomic(known, json.dumps(plan, indent=1) + "\n")
-    screen = Screen(quiet=quiet)
-    for number, (point, seed, recipe) in enumerate(grid, 1):
-        run = target / name_of(point, seed)
-        if (run / "result.json").exists():
-            continue
-        screen.say(f"run {number} of {len(grid)}: {' '.join(point)} seed {seed}")
-        if (run / "recipe.yaml").exists():
-            resume(run, command=command, quiet=quiet, since=since)
-        else:
-            train(recipe, run, command=command, quiet=quiet, since=since)
-    rows = [summary(point, [target / name_of(point, seed) for seed in seeds]) for point in grid_points]
-    write_tables(target, rows)
-    draw(target, rows)
-    draw_confusions(
-        target, {row["point"]: target / name_of(point, seeds[0]) for point, row in zip(grid_points, rows, strict=True)}
-    )
-    screen.table(f"{base.name}, {len(seeds)} seeds, last epoch", {row["point"] or "as it is": row for row in rows})
-    screen.say(f"{target / 'sweep.md'}")
     return target
 
 
-def name_of(point: Sequence[str], seed: int) -> str:
-    """Folder of a run: values and seed, short enough and with nothing in it that a file system dislikes."""
-    parts = [assignment.partition("=") for assignment in point]
-    text = "_".join(f"{key.rpartition('.')[2]}={value}" for key, _, value in parts) or "base"
-    safe = "".join(letter if letter.isalnum() or letter in "=_.-+<>" else "-" for letter in text)
+def name_of(label: str, seed: int) -> str:
+    """Folder of a run: point and seed, short enough and with nothing in it that a file system dislikes."""
+    safe = "".join(letter if letter.isalnum() or letter in "=_.+" else "-" for letter in label)
     if len(safe) > 80:
-        safe = f"{safe[:70]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        safe = f"{safe[:70]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
     return f"{safe}_seed={seed}"
 
 
-def summary(point: Sequence[str], runs: Sequence[Path]) -> dict[str, Any]:
+def summary(label: str, runs: Sequence[Path]) -> dict[str, Any]:
     """A row of the table: the point, the network, and mean and deviation of each figure over the seeds."""
     from glmc import report
 
-    row: dict[str, Any] = {"point": " ".join(point)}
     result = json.loads((runs[0] / "result.json").read_text())
-    row |= {"backbone": result["backbone"], "parameters": result["parameters"], "seeds": len(runs)}
+    row: dict[str, Any] = {"point": label, "backbone": result["backbone"]}
+    row |= {"parameters": result["parameters"], "seeds": len(runs)}
     for key, value in report.summary(runs).items():
         row[key] = value["mean"]
         if "sd" in value:
@@ -161,7 +187,7 @@ def draw(target: Path, rows: Sequence[dict[str, Any]]) -> None:
         axes.errorbar(
             places, heights, spread, marker=marker, capsize=3, label=COLUMNS[key], lw=2 if key == "top1" else 1
         )
-    axes.set_xticks(list(at), [row["point"].replace(" ", "\n") or "as it is" for row in rows], fontsize=7)
+    axes.set_xticks(list(at), [row["point"].replace(" ", "\n") for row in rows], fontsize=7)
     axes.set_ylabel("accuracy in percent")
     axes.legend(frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.15))
     axes.spines[["top", "right"]].set_visible(False)
@@ -178,7 +204,7 @@ def draw_confusions(target: Path, runs: Mapping[str, Path]) -> None:
         with (run / "confusion.csv").open(newline="") as file:
             counts = np.array([row[1:] for row in list(csv.reader(file))[1:]], dtype=float)
         axes.imshow(counts / counts.sum(1, keepdims=True).clip(1), vmin=0, vmax=1, cmap="Blues")
-        axes.set_title(point.replace(" ", "\n") or "as it is", fontsize=7)
+        axes.set_title(point.replace(" ", "\n"), fontsize=7)
         axes.set_xticks([])
         axes.set_yticks([])
     figure.savefig(target / "confusion.png", dpi=150)
