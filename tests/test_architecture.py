@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "finetune": {
         "build", "checkpoint", "errors", "folder", "metrics", "posthoc", "recipe", "run", "runtime", "screen",
     },
-    "exchange": {"build", "checkpoint", "errors", "folder", "published", "recipe", "screen"},
+    "exchange": {"build", "checkpoint", "errors", "prepare", "published", "recipe", "runtime", "screen"},
     "sweep": {"checkpoint", "errors", "folder", "recipe", "report", "run", "screen"},
     "cli": {
         "__init__", "data", "errors", "exchange", "finetune", "methods", "models", "prepare", "recipe", "run", "sweep",

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from glmc import recipe, run
+from glmc import checkpoint, recipe, run
 from glmc.errors import UserError
 from glmc.finetune import finetune, second_recipe, stages
 
@@ -60,6 +60,9 @@ def test_the_second_recipe_keeps_data_and_network_and_takes_the_stages_optimizer
         ("maxnrom", (), "choose one of balanced_softmax, crt, lws, maxnorm, tau_norm"),
         ("tau_norm", ("threshold=0.1",), "tau_norm is set by tau"),
         ("tau_norm", ("tau=much",), "tau must be a number"),
+        ("tau_norm", ("tau=nan",), "tau must be finite"),
+        ("maxnorm_posthoc", ("threshold=2",), r"a threshold lies in \[0, 1\]"),
+        ("crt", ("model.name=resnet32",), r"not the network of parent=.*, which is resnet20"),
         ("maxnorm", ("method.threshhold=0.1",), "threshold"),
     ],
 )
@@ -72,6 +75,25 @@ def test_what_does_not_fit_is_said(stage, overrides, sentence, first, tmp_path):
 def test_only_a_second_stage_takes_a_parent(first, tmp_path):
     with pytest.raises(UserError, match="only a second stage starts from another run"):
         run.train(recipe.load("digits_lt/ce", [f"parent={first}"]), tmp_path / "second", **QUIET)
+
+
+def test_a_second_stage_needs_a_parent(tmp_path):
+    wanted = recipe.load("digits_lt/ce", ["method={name: crt}"])
+    with pytest.raises(UserError, match="crt is a second stage: start it with glmc finetune"):
+        run.train(wanted, tmp_path / "second", **QUIET)
+
+
+def test_stages_stack_and_the_result_outlives_its_parent(first, tmp_path):
+    """LWS, then a repair of it: the scales are part of the classifier that is repaired."""
+    second = finetune(first, "lws", ("train.epochs=1",), tmp_path / "second", **QUIET)
+    third = finetune(second, "tau_norm", ("data.cache=false",), tmp_path / "third", **QUIET)
+    result = json.loads((third / "result.json").read_text())
+    assert result["recipe"] == "digits_lt/glmc+lws+tau_norm"
+    assert result["stage1"]["recipe"] == "digits_lt/glmc+lws"
+    point = checkpoint.latest(third / "checkpoints")
+    norms = point.tensors("weights")["classifier.weight"].norm(dim=1)
+    assert norms.tolist() == pytest.approx([1.0] * 10, rel=1e-5)
+    assert json.loads((second / "stage1.json").read_text())["recipe"] == "digits_lt/glmc"
 
 
 def test_a_folder_that_is_no_run_is_said(tmp_path):

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from glmc import recipe
-from glmc.errors import UserError
+from glmc.errors import NonFiniteLoss, UserError
 from glmc.sweep import lay_out, name_of, points, split_values, sweep
 
 QUIET = {"command": "glmc", "quiet": True, "since": time.perf_counter()}
@@ -51,6 +51,20 @@ def test_several_recipes_are_an_axis_and_single_values_hold_for_all():
 def test_empty_and_repeated_values_are_refused(assignment):
     with pytest.raises(UserError, match="give different values between commas"):
         points([assignment])
+
+
+def test_two_recipes_of_one_name_are_refused():
+    base = recipe.load("digits_lt/ce")
+    with pytest.raises(UserError, match="two recipes of the sweep have the same name"):
+        lay_out([base, base], [])
+
+
+def test_a_point_that_diverges_is_named_and_the_others_stand(tmp_path):
+    base = recipe.load("digits_lt/ce", ["train.max_steps=4", "train.precision=float32"])
+    with pytest.raises(NonFiniteLoss, match="1 runs of the sweep became non-finite"):
+        sweep([base], ["optim.lr=1e30,0.1"], [0], tmp_path / "sweep", **QUIET)
+    with (tmp_path / "sweep" / "sweep.csv").open() as file:
+        assert [row["point"] for row in csv.DictReader(file)] == ["optim.lr=0.1"]
 
 
 def test_a_sweep_leaves_a_table_and_goes_on_where_it_stopped(tmp_path):

@@ -128,18 +128,28 @@ def load_trained(point: checkpoint.Checkpoint, recipe: Recipe) -> Trained:
     return Trained(method, tuple(point.state["classes"]), counts)
 
 
-def adopt(method: Method, parent: Path, device: torch.device) -> None:
-    """Let a second stage start from the network of its parent run.
+def adopt(method: Method, recipe: Recipe, classes: Sequence[str], device: torch.device) -> None:
+    """Let a second stage start from the network of its parent run; other methods have none.
 
     Raises:
-        UserError: there is no run, or the method is no second stage.
+        UserError: there is no such run, its network or classes are others, or method and parent do not go together.
     """
     if not isinstance(method, SecondStage):
-        raise UserError(f"parent={parent}: only a second stage starts from another run; set parent to null")
-    point = checkpoint.latest(parent / "checkpoints")
-    if point is None:
-        raise UserError(f"parent={parent}: no run with a checkpoint lies there")
-    method.adopt(load_trained(point, parse(point.state["recipe"], [f"train.device={device.type}"])).method)
+        if recipe.parent is not None:
+            raise UserError(f"parent={recipe.parent}: only a second stage starts from another run; set parent to null")
+        return
+    if recipe.parent is None:
+        raise UserError(f"method.name={recipe.method.name} is a second stage: start it with glmc finetune RUN --stage2")
+    parent = Path(recipe.parent)
+    point = checkpoint.latest(parent / "checkpoints") or checkpoint.read(parent)
+    refuse_other_classes(recipe, classes, point.state["classes"])
+    first = parse(point.state["recipe"], [f"train.device={device.type}"])
+    try:
+        method.adopt(load_trained(point, first).method)
+    except RuntimeError as error:
+        raise UserError(
+            f"model.name={recipe.model.name}: not the network of parent={parent}, which is {first.model.name}"
+        ) from error
 
 
 def refuse_other_classes(recipe: Recipe, found: Sequence[str], trained: Sequence[str]) -> None:
@@ -161,8 +171,8 @@ def build(recipe: Recipe, screen: Screen, *, initial: bool = True) -> Parts:
     recipe, data, device = settle(recipe, screen)
     counts = torch.from_numpy(data.train.counts)
     method = build_method(recipe, counts, device, initial=initial)
-    if recipe.parent is not None and initial:
-        adopt(method, Path(recipe.parent), device)
+    if initial:
+        adopt(method, recipe, data.train.classes, device)
     sets = {"test": data.test} if data.val is None else {"test": data.test, "val": data.val}
     runtime.check_pixels(sum(pixels(split).nbytes for split in (data.train, *sets.values())), device)
     loader = ResidentLoader(

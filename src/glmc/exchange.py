@@ -1,13 +1,15 @@
 """Weights from and for the published GLMC code: evaluate its checkpoints, write ours in its format."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from glmc import checkpoint, folder, published
-from glmc.build import Trained, build_method, judge_on, settle
+from glmc import checkpoint, published, runtime
+from glmc.build import Trained, build_method, judge_on, load_trained, settle
 from glmc.errors import UserError
+from glmc.prepare import find, long_tailed, test_split
 from glmc.recipe import Recipe, load, parse
 from glmc.screen import Screen
 
@@ -35,16 +37,24 @@ def test_published(file: Path, overrides: tuple[str, ...], *, quiet: bool) -> di
     """
     found = published.read(file)
     screen = Screen(quiet=quiet)
-    recipe, prepared, device = settle(recipe_for(file, found, overrides), screen)
-    if len(prepared.test.classes) != found.classes:
+    recipe = recipe_for(file, found, overrides)
+    device = runtime.pick_device(recipe.train.device)
+    recipe = recipe.override(f"train.precision={runtime.pick_precision(recipe.train.precision, device)}")
+    if recipe.data.mean is None or recipe.data.size is None:
+        recipe, prepared, _ = settle(recipe, screen)  # both may depend on the training images
+        train, images = prepared.train, prepared.test
+    else:
+        train, _ = long_tailed(find(recipe.data), recipe.data)  # only counted
+        images = test_split(recipe.data, screen)
+    if len(images.classes) != found.classes:
         raise UserError(
             f"{file} was trained on {found.classes} classes and data.name={recipe.data.name} has "
-            f"{len(prepared.test.classes)}; give the data it belongs to"
+            f"{len(images.classes)}; give the data it belongs to"
         )
-    method = build_method(recipe, torch.from_numpy(prepared.train.counts), device, initial=False)
+    method = build_method(recipe, torch.from_numpy(train.counts), device, initial=False)
     method.load_state_dict(method.state_dict() | found.weights)
-    trained = Trained(method, prepared.test.classes, prepared.train.counts)
-    judge = judge_on(prepared.test, recipe, trained)
+    trained = Trained(method, images.classes, train.counts)
+    judge = judge_on(images, recipe, trained)
     result: dict[str, Any] = {"checkpoint": str(file), "recipe": recipe.name}
     result |= {"epoch": found.epoch, "best_acc1": found.best_acc1, "test": judge(method, False)[0]}
     rows = {"test images": result["test"]}
@@ -59,7 +69,10 @@ def recipe_for(file: Path, found: published.Published, overrides: tuple[str, ...
     given = dict(assignment.partition("=")[::2] for assignment in overrides)
     if "data.name" not in given:
         raise UserError(f"{file} does not say what it was trained on; add data.name=cifar10 (or another) and data.root")
-    own = {"model.name": found.backbone, "method.embedding": str(found.embedding)}
+    channels = found.weights["backbone.net.conv1.weight"].shape[1]
+    own = {"model.name": found.backbone, "method.embedding": str(found.embedding), "data.channels": str(channels)}
+    if given["data.name"] not in BASES:  # nothing of CIFAR-10's may leak into other data
+        own |= {"data.imbalance": "null", "data.n_max": "null", "data.mean": "null", "data.std": "null"}
     values = [f"{key}={value}" for key, value in own.items() if key not in given]
     return load(BASES.get(given["data.name"], "cifar10_lt/glmc_published"), [*overrides, *values])
 
@@ -76,11 +89,16 @@ def export(run: Path, out: Path | None) -> Path:
     recipe = parse(point.state["recipe"])
     if recipe.method.name != "glmc":
         raise UserError(f"{run}: the published format holds GLMC only, and this is a run of {recipe.method.name}")
+    if not recipe.method.params["rebalance"]:
+        raise UserError(
+            f"{run}: it answers with the conventional classifier, and the published code reads the other one"
+        )
     file = out or run / "published.pth.tar"
     if file.exists():
         raise UserError(f"{file} is there already, and nothing is overwritten; name another file with --out")
+    result = json.loads((run / "result.json").read_text()) if (run / "result.json").exists() else {}
+    scores = result.get("best_on_test") or result.get("last") or {"top1": float("nan")}  # an unfinished run has none
+    weights = load_trained(point, recipe).method.state_dict()
     epoch = point.state["state"]["epoch"]
-    tested = [record["test"]["top1"] for record in folder.read_metrics(run, epoch) if "test" in record]
-    best = max(tested, default=0.0)
-    published.write(file, point.tensors("weights"), recipe.model.name, epoch=epoch, best_acc1=best)
+    published.write(file, weights, recipe.model.name, epoch=epoch, best_acc1=scores["top1"])
     return file

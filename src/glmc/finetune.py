@@ -1,6 +1,7 @@
 """Second stages: `glmc finetune RUN --stage2 NAME`, with training or without."""
 
 import json
+import math
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from glmc import checkpoint, folder, posthoc, runtime
 from glmc.build import build_judge, load_trained
 from glmc.errors import UserError
 from glmc.metrics import per_class
-from glmc.recipe import Recipe
+from glmc.recipe import HARMLESS, Recipe, parse
 from glmc.run import find_checkpoint, train
 from glmc.screen import Screen
 
@@ -56,7 +57,7 @@ def finetune(
     if stage not in stages():
         raise UserError(f"--stage2 {stage}: choose one of {', '.join(stages())}")
     point = find_checkpoint(run)
-    first = folder.recipe_of(run)
+    first = parse(point.state["recipe"])
     if stage in REPAIRS:
         return repair(point, run, first, stage, overrides, out, command=command, quiet=quiet)
     return train(second_recipe(first, run, stage, overrides), out, command=command, quiet=quiet, since=since)
@@ -65,7 +66,7 @@ def finetune(
 def second_recipe(first: Recipe, run: Path, stage: str, overrides: tuple[str, ...]) -> Recipe:
     """The recipe of stage 1 with method, optimizer and schedule of stage 2, and the run as parent."""
     sections = yaml.safe_load((STAGES / f"{stage}.yaml").read_text())
-    values = ANEW | {"name": f"{first.name}+{stage}", "parent": json.dumps(str(run))}
+    values = ANEW | {"name": f"{first.name}+{stage}", "parent": json.dumps(str(run.resolve()))}
     values["method"] = json.dumps(sections["method"])
     for section in ("optim", "train"):
         values |= {f"{section}.{key}": json.dumps(value) for key, value in sections[section].items()}
@@ -85,26 +86,27 @@ def repair(
     quiet: bool,
 ) -> Path:
     """A second stage without training: change the answering classifier, save the method, and score it."""
-    settings = repair_settings(stage, overrides)
-    target = folder.claim(out, f"{first.name}+{stage}")
+    settings, others = repair_settings(stage, overrides)
+    first = first.override(f"name={json.dumps(f'{first.name}+{stage}')}", "published=null", "expect=null", *others)
+    target = folder.claim(out, first.name)
     screen = Screen(target / "log.txt", quiet)
     try:
         trained = load_trained(point, first)
         judge = build_judge(first, trained, screen)
         repair_head(trained.method.head(), stage, torch.from_numpy(trained.counts), settings)
+        scores, confusion = judge(trained.method, False)
     except BaseException:
         folder.release(target)
         raise
-    scores, confusion = judge(trained.method, False)
-    state = {**point.state, "repair": {"name": stage, **settings}}
+    state = {**point.state, "recipe": first.to_yaml(), "name": first.name, "repair": {"name": stage, **settings}}
     checkpoint.save(target / "checkpoints", point.step, {"weights": trained.method.state_dict()}, state)
-    checkpoint.write_atomic(target / "recipe.yaml", first.override("published=null", "expect=null").to_yaml())
+    checkpoint.write_atomic(target / "recipe.yaml", first.to_yaml())
     device = next(trained.method.parameters()).device
     folder.record_environment(target, runtime.environment(device, first.train.precision, command))
     folder.write_confusion(target / "confusion.csv", confusion, trained.classes)
     result: dict[str, Any] = {
         "schema": 1,
-        "recipe": f"{first.name}+{stage}",
+        "recipe": first.name,
         "method": first.method.name,
         "backbone": first.model.name,
         "parameters": sum(p.numel() for p in trained.method.parameters()),
@@ -128,18 +130,23 @@ def repair(
     return target
 
 
-def repair_settings(stage: str, overrides: tuple[str, ...]) -> dict[str, float]:
-    """The settings of a repair, defaults replaced by "key=value"."""
-    settings = dict(REPAIRS[stage])
+def repair_settings(stage: str, overrides: tuple[str, ...]) -> tuple[dict[str, float], list[str]]:
+    """The settings of a repair, defaults replaced by "key=value", and the assignments that are for the recipe."""
+    settings, others = dict(REPAIRS[stage]), []
     for assignment in overrides:
-        key, _, value = assignment.partition("=")
+        key, _, text = assignment.partition("=")
+        if key in HARMLESS or key.startswith("eval."):
+            others.append(assignment)
+            continue
         if key not in settings:
             raise UserError(f"{assignment}: {stage} is set by {', '.join(settings)}")
         try:
-            settings[key] = float(value)
+            settings[key] = float(text)
         except ValueError as error:
             raise UserError(f"{assignment}: {key} must be a number") from error
-    return settings
+        if not math.isfinite(settings[key]) or (key == "threshold" and not 0 <= settings[key] <= 1):
+            raise UserError(f"{assignment}: {key} must be finite, and a threshold lies in [0, 1]")
+    return settings, others
 
 
 @torch.no_grad()

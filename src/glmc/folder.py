@@ -50,7 +50,7 @@ def claim(out: Path | None, name: str) -> Path:
 def release(run: Path) -> None:
     """Take back what `claim` made, when the run did not come to begin."""
     with contextlib.suppress(OSError):
-        for name in ("log.txt", "recipe.yaml"):
+        for name in ("log.txt", "recipe.yaml", "stage1.json"):
             (run / name).unlink(missing_ok=True)
         run.rmdir()
         if run.parent == DEFAULT:
@@ -156,6 +156,12 @@ def stage_one(run: Path) -> dict[str, Any]:
     result = json.loads((run / "result.json").read_text()) if (run / "result.json").exists() else {}
     keys = ("recipe", "method", "epochs", "seed", "last", "best_on_test", "flip_tta", "weights_sha256")
     return {"run": str(run), **{key: result[key] for key in keys if key in result}}
+
+
+def remember_stage_one(run: Path, recipe: Recipe) -> None:
+    """stage1.json of a second stage: what its parent was when it began, since a parent may move or change."""
+    if recipe.parent is not None and not (run / "stage1.json").exists():
+        checkpoint.write_atomic(run / "stage1.json", json.dumps(stage_one(Path(recipe.parent)), indent=1) + "\n")
 
 
 def expectation(expect: Mapping[str, Any]) -> dict[str, float]:

@@ -36,6 +36,7 @@ def train(recipe: Recipe, out: Path | None, *, command: str, quiet: bool = False
         checkpoint.write_atomic(run / "recipe.yaml", recipe.to_yaml())  # from here on, a killed run can be resumed
         parts = build(recipe, screen)
         try_one_step(parts)
+        folder.remember_stage_one(run, recipe)
         checkpoint.write_atomic(run / "recipe.yaml", parts.recipe.to_yaml())
     except BaseException:
         folder.release(run)  # nothing was begun: leave nothing behind
@@ -63,7 +64,7 @@ def resume(run: Path, overrides: tuple[str, ...] = (), *, command: str, quiet: b
     screen = Screen(run / "log.txt", quiet)
     if (run / "result.json").exists():
         screen.say(f"{run} is finished already")
-        if not (run / "report.html").exists():  # a kill came between the two
+        if (run / "metrics.jsonl").exists() and not (run / "report.html").exists():  # a kill came between the two
             from glmc import report
 
             report.write(run)
@@ -74,6 +75,7 @@ def resume(run: Path, overrides: tuple[str, ...] = (), *, command: str, quiet: b
         screen.say(remark)
     recipe = folder.recipe_of(run, overrides)
     parts = build(recipe, screen, initial=point is None)
+    folder.remember_stage_one(run, recipe)
     if point is None:
         checkpoint.write_atomic(run / "recipe.yaml", parts.recipe.to_yaml())  # it may not have been settled yet
     state = restore(parts, point) if point else State()
@@ -182,7 +184,7 @@ def conclude(parts: Parts, run: Path, state: State, records: list[dict[str, Any]
         "seconds": state.seconds,
     }
     if recipe.parent is not None:
-        result |= {"stage2": recipe.method.name, "stage1": folder.stage_one(Path(recipe.parent))}
+        result |= {"stage2": recipe.method.name, "stage1": json.loads((run / "stage1.json").read_text())}
     for name, known in (("expect", recipe.expect), ("published", recipe.published)):
         if known is not None:
             result[name] = known.model_dump()

@@ -5,13 +5,14 @@ import hashlib
 import io
 import itertools
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from glmc import checkpoint, folder
-from glmc.errors import UserError
-from glmc.recipe import Recipe
+from glmc.errors import NonFiniteLoss, UserError
+from glmc.recipe import HARMLESS, Recipe
 from glmc.run import resume, train
 from glmc.screen import COLUMNS, Screen
 
@@ -68,6 +69,8 @@ def lay_out(bases: Sequence[Recipe], assignments: Sequence[str]) -> list[Point]:
         for values in points(axes):
             label = " ".join([*([base.name] if len(bases) > 1 else []), *values])
             laid.append(Point(label or "as it is", base.override(*fixed, *values)))
+    if len({point.label for point in laid}) < len(laid):
+        raise UserError("two recipes of the sweep have the same name; give one of them another `name:`")
     return laid
 
 
@@ -97,26 +100,42 @@ def sweep(
         UserError: an assignment does not fit a recipe, or the folder holds another sweep.
     """
     laid = lay_out(bases, assignments)
-    target = claim(out or folder.DEFAULT / f"sweep-{bases[0].name.replace('/', '-')}", laid)
-    screen = Screen(quiet=quiet)
+    target = claim(out or default_folder(bases, assignments), laid)
+    screen, failed = Screen(quiet=quiet), []
     runs = [[target / name_of(point.label, seed) for seed in seeds] for point in laid]
     for number, (point, places) in enumerate(zip(laid, runs, strict=True), 1):
         for seed, run in zip(seeds, places, strict=True):
             if (run / "result.json").exists():
                 continue
             screen.say(f"point {number} of {len(laid)}: {point.label}, seed {seed}")
-            if (run / "recipe.yaml").exists():
-                resume(run, command=command, quiet=quiet, since=since)
-            else:
-                seeded = point.recipe.override(f"train.seed={seed}", "expect=null", "published=null")
-                train(seeded, run, command=command, quiet=quiet, since=since)
-    rows = [summary(point.label, places) for point, places in zip(laid, runs, strict=True)]
-    write_tables(target, rows)
-    draw(target, rows)
-    draw_confusions(target, {point.label: places[0] for point, places in zip(laid, runs, strict=True)})
-    screen.table(f"{len(laid)} points, {len(seeds)} seeds, last epoch", {row["point"]: row for row in rows})
-    screen.say(f"{target / 'sweep.md'}")
+            try:
+                if (run / "recipe.yaml").exists():
+                    resume(run, command=command, quiet=quiet, since=since)
+                else:
+                    seeded = point.recipe.override(f"train.seed={seed}", "expect=null", "published=null")
+                    train(seeded, run, command=command, quiet=quiet, since=since)
+            except NonFiniteLoss as error:
+                screen.say(f"{run}: {error}")
+                failed.append(run)
+            since = time.perf_counter()
+    done = [(point, [run for run in places if run not in failed]) for point, places in zip(laid, runs, strict=True)]
+    done = [(point, places) for point, places in done if places]
+    if done:
+        rows = [summary(point.label, places) for point, places in done]
+        write_tables(target, rows)
+        draw(target, rows)
+        draw_confusions(target, {point.label: places[0] for point, places in done})
+        screen.table(f"{len(laid)} points, {len(seeds)} seeds, last epoch", {row["point"]: row for row in rows})
+        screen.say(f"{target / 'sweep.md'}")
+    if failed:
+        raise NonFiniteLoss(f"{len(failed)} runs of the sweep became non-finite and are not in its table: {failed[0]}")
     return target
+
+
+def default_folder(bases: Sequence[Recipe], assignments: Sequence[str]) -> Path:
+    """Where a sweep goes that is not told where: a folder of its first recipe and its axes."""
+    axes = [assignment.partition("=")[0].rpartition(".")[2] for assignment in assignments]
+    return folder.DEFAULT / "-".join(["sweep", bases[0].name.replace("/", "-"), *axes])
 
 
 def claim(target: Path, laid: Sequence[Point]) -> Path:
@@ -126,7 +145,7 @@ def claim(target: Path, laid: Sequence[Point]) -> Path:
         UserError: it holds something else.
     """
     target.mkdir(parents=True, exist_ok=True)
-    known, plan = target / "sweep.json", {point.label: point.recipe.to_yaml() for point in laid}
+    known, plan = target / "sweep.json", {point.label: essence(point.recipe) for point in laid}
     if known.exists() and json.loads(known.read_text()) != plan:
         raise UserError(f"--out {target}: another sweep lies there; name another folder")
     if not known.exists() and any(target.iterdir()):
@@ -135,10 +154,19 @@ def claim(target: Path, laid: Sequence[Point]) -> Path:
     return target
 
 
+def essence(recipe: Recipe) -> dict[str, Any]:
+    """The values of a recipe that its results depend on, as JSON holds them."""
+    values: dict[str, Any] = json.loads(json.dumps(recipe.model_dump()))
+    for key in HARMLESS:
+        section, _, name = key.partition(".")
+        (values[section] if name else values).pop(name or section, None)
+    return values
+
+
 def name_of(label: str, seed: int) -> str:
     """Folder of a run: point and seed, short enough and with nothing in it that a file system dislikes."""
     safe = "".join(letter if letter.isalnum() or letter in "=_.+" else "-" for letter in label)
-    if len(safe) > 80:
+    if len(safe) > 80 or safe != label.replace(" ", "-").replace("/", "-"):
         safe = f"{safe[:70]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
     return f"{safe}_seed={seed}"
 

@@ -75,4 +75,8 @@ def test_lws_scales_the_biased_output(first, make):
     with torch.no_grad():
         method.scale.copy_(torch.tensor([1.0, 2.0, 0.5]))
     images = torch.randn(2, 3, 8, 8)
-    assert torch.allclose(method.eval().predict(images), first.eval().predict(images) * method.scale)
+    logits = method.eval().predict(images)
+    assert torch.allclose(logits, first.eval().predict(images) * torch.tensor([1.0, 2.0, 0.5]))
+    head = method.head()  # the scales are in the classifier that others go on from
+    assert torch.allclose(head(method.backbone(images)), logits, atol=1e-6)
+    assert torch.allclose(method.predict(images), logits, atol=1e-6)

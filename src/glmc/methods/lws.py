@@ -34,5 +34,13 @@ class LWS(SecondStage):
             "cross_entropy": F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), batch.labels)
         }
 
+    @torch.no_grad()
+    def head(self) -> nn.Linear:
+        """The classifier with its scales multiplied in, which are 1 from then on: the same logits."""
+        self.classifier.weight.mul_(self.scale[:, None])
+        self.classifier.bias.mul_(self.scale)
+        self.scale.fill_(1)
+        return self.classifier
+
     def predict(self, images: Tensor) -> Tensor:  # noqa: D102
         return self.scale * super().predict(images)  # [B, C], the bias scaled, too
