@@ -31,7 +31,8 @@ MAY_IMPORT = {
     "published": {"checkpoint", "errors", "models"},
     "runtime": {"errors", "__init__"},
     "engine": {"augment", "data", "errors", "methods", "metrics", "random", "runtime"},
-    "report": {"errors", "metrics"},
+    "figures": {"metrics"},
+    "report": {"errors", "figures"},
     "prepare": {"data", "errors", "recipe", "screen"},
     "build": {
         "augment", "data", "engine", "errors", "methods", "metrics", "models", "prepare", "random", "recipe",
@@ -52,7 +53,8 @@ MAY_IMPORT = {
         "__init__", "data", "errors", "exchange", "finetune", "methods", "models", "prepare", "recipe", "run", "sweep",
     },
     "__main__": {"cli", "errors"},
-    "legacy": {"__main__", "document", "errors", "prepare", "recipe"},
+    "flags": {"errors"},
+    "legacy": {"__main__", "document", "errors", "flags", "prepare", "recipe"},
     "__init__": set(),
 }  # fmt: skip
 

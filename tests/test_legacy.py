@@ -13,7 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from glmc import legacy, recipe, report
+from glmc import flags, legacy, recipe, report
 from glmc.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -251,7 +251,7 @@ def test_every_flag_is_in_a_table():
     """Every spelling is tried: as a value, as one without effect, as a folder or list, or in a test of its own."""
     tried = {word.partition("=")[0] for words, _, _ in FLAGS for word in split(words)} | {"-b"}
     tried |= {words.split()[0] for words in EFFECTLESS + FOLDERS} | set(LISTS) | {"--dataset", "--resume"}
-    spellings = {spelling for flag in legacy.FLAGS for spelling in flag.spellings}
+    spellings = {spelling for flag in flags.FLAGS for spelling in flag.spellings}
     assert spellings - tried == set()
 
 
@@ -303,12 +303,12 @@ def test_lists_are_taken_on_both(program, flag):
 
 
 @pytest.mark.parametrize("program", ["main", "test"])
-@pytest.mark.parametrize("data_set", legacy.DATA_SETS)
+@pytest.mark.parametrize("data_set", flags.DATA_SETS)
 def test_every_data_set_in_every_spelling(data_set, program):
     words = ["--dataset", data_set, "--resume", "model.pth.tar"][: 2 if program == "main" else 4]
     translation = legacy.translate(words, program)
     tree = recipe.load(translation.recipe, translation.overrides).model_dump()
-    assert tree["data"]["name"] == legacy.DATA_SETS[data_set].name
+    assert tree["data"]["name"] == flags.DATA_SETS[data_set].name
     assert any("without --root" in remark for remark in translation.remarks)
 
 
@@ -458,7 +458,7 @@ def test_help_names_every_flag(call):
     for program in ("main", "test"):
         code, out, _ = call(f"python {program}.py --help")
         assert code == 0
-        for flag in legacy.flags(program):
+        for flag in flags.flags(program):
             assert all(spelling in out for spelling in flag.spellings)
 
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from glmc import report
+from glmc import figures, report
 from glmc.errors import UserError
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -202,8 +202,8 @@ def test_ids_are_unique_to_one_drawing(ten):
 
 def test_every_figure_is_a_png_that_shows_something(ten):
     run, _ = ten
-    assert {p.name for p in (run / "figures").iterdir()} == {f"{name}.png" for name in report.FIGURES}
-    for name in report.FIGURES:
+    assert {p.name for p in (run / "figures").iterdir()} == {f"{name}.png" for name in figures.FIGURES}
+    for name in figures.FIGURES:
         image = np.asarray(Image.open(run / "figures" / f"{name}.png").convert("RGB"))
         assert image.shape[0] >= 400
         assert image.shape[1] >= 600
