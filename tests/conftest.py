@@ -1,5 +1,6 @@
 """A user's folder with a recipe and methods, and what is said of mistakes in it."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +8,9 @@ import pytest
 
 from glmc import recipe
 from glmc.errors import UserError
+
+# So small are the networks of the tests that threads would only wait for each other; nothing has imported torch yet.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 RIGHT = """\
 # Cats with a long tail.

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from glmc import __main__, build, checkpoint, recipe, report
+from glmc import __main__, build, checkpoint, recipe, report, run, runtime
 from glmc.screen import Screen
 
 ROOT = Path(__file__).parent.parent
@@ -54,10 +54,9 @@ class Bursting(CrossEntropy):
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """As in the processes that are started below, so that the two may be compared bit by bit."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "THREADS", 1)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +243,13 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(plain, no_rep
     other = trained("other", "train.seed=1")
     assert result_of(other)["weights_sha256"] != result_of(plain)["weights_sha256"]
     assert metrics_of(other) != metrics_of(plain)
+
+
+def test_a_recipe_sets_the_number_of_threads_for_itself_alone(place, no_report):
+    for value, wanted in (("1", 1), ("2", 2), ("null", runtime.THREADS)):
+        settings = ["train.max_steps=1", f"train.threads={value}"]
+        run.train(recipe.load("digits_lt/ce", settings), Path(f"threads-{value}"), command="", quiet=True, since=0.0)
+        assert json.loads(Path(f"threads-{value}/environment.json").read_text())["threads"] == wanted
 
 
 def test_several_seeds_and_their_mean(plain, no_report, capsys):

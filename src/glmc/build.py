@@ -113,6 +113,7 @@ def load_trained(point: checkpoint.Checkpoint, recipe: Recipe) -> Trained:
         UserError: the weights are not those of the recipe's network and method.
     """
     device = runtime.pick_device(recipe.train.device)
+    runtime.use_threads(recipe.train.threads)
     counts = np.array(point.state["counts"], dtype=np.int64)
     method = build_method(recipe, torch.from_numpy(counts), device, initial=False)
     tensors = point.tensors("average" if "average" in point.names else "weights")
@@ -224,6 +225,7 @@ def build(recipe: Recipe, screen: Screen, *, initial: bool = True) -> Parts:
 def settle(recipe: Recipe, screen: Screen) -> tuple[Recipe, Prepared, torch.device]:
     """Prepare the data, and write into the recipe what it had left open: size, channels, normalisation, precision."""
     device = runtime.pick_device(recipe.train.device)
+    runtime.use_threads(recipe.train.threads)
     wants = models.pretrained_input(recipe.model.name) if recipe.model.pretrained else {}
     prepared = prepare(recipe.data, screen, **wants)
     recipe = recipe.override(

@@ -12,6 +12,13 @@ from torch import Tensor, nn
 from glmc import __version__
 from glmc.errors import UserError
 
+THREADS = torch.get_num_threads()  # PyTorch's choice, or that of OMP_NUM_THREADS
+
+
+def use_threads(number: int | None) -> None:
+    """Compute with so many processor threads; none stands for PyTorch's own choice."""
+    torch.set_num_threads(number or THREADS)
+
 
 def pick_device(name: str) -> torch.device:
     """The device of a recipe's `train.device`: auto, cpu, cuda or mps.

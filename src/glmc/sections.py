@@ -285,6 +285,9 @@ class Train(Section):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the products; auto: bfloat16 where the hardware is made for it"
     )
+    threads: int | None = Field(
+        None, ge=1, description="processor threads; null: PyTorch's choice. Small networks are faster with 1"
+    )
     ema: float | None = Field(
         None, gt=0, lt=1, description="what a running mean of the weights keeps each step, in (0, 1); null: no mean"
     )
