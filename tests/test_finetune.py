@@ -2,12 +2,13 @@
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 
 from glmc import checkpoint, recipe, run
 from glmc.errors import UserError
-from glmc.finetune import finetune, second_recipe, stages
+from glmc.finetune import finetune, second_recipe, stage_file, stages
 
 QUIET = {"command": "glmc", "quiet": True, "since": time.perf_counter()}
 
@@ -52,6 +53,17 @@ def test_the_second_recipe_keeps_data_and_network_and_takes_the_stages_optimizer
     assert two.method.params == {"label_weighting": 1.2, "threshold": 0.2, "statistics": "frozen"}
     assert two.train.epochs == 4
     assert recipe.parse(two.to_yaml()) == two
+
+
+def test_the_published_figure_of_a_stage_stands_beside_an_unchanged_run_only():
+    assert set(stage_file("maxnorm")["published"]) <= set(recipe.names())
+    first = recipe.load("cifar100_lt/glmc_published", ["train.seed=3"])
+    two = second_recipe(first, Path("run"), "maxnorm", ("data.root=elsewhere",))
+    assert (two.published.top1, two.published.network) == (57.11, "resnet32_w64")
+    assert second_recipe(first, Path("run"), "maxnorm", ("method.threshold=0.2",)).published is None
+    changed = first.override("published=null")
+    assert second_recipe(changed, Path("run"), "maxnorm", ()).published is None
+    assert second_recipe(first, Path("run"), "crt", ()).published is None
 
 
 @pytest.mark.parametrize(
