@@ -38,14 +38,14 @@ MAY_IMPORT = {
         "augment", "data", "engine", "errors", "methods", "metrics", "models", "prepare", "random", "recipe",
         "checkpoint", "runtime", "schedule", "screen",
     },
-    "folder": {"build", "checkpoint", "engine", "errors", "recipe", "screen"},
+    "folder": {"build", "checkpoint", "engine", "errors", "methods", "recipe", "screen"},
     "saving": {"build", "checkpoint", "engine", "errors"},
     "run": {
         "build", "checkpoint", "engine", "errors", "folder", "metrics", "recipe", "report", "runtime", "saving",
         "screen",
     },
     "finetune": {
-        "build", "checkpoint", "errors", "folder", "metrics", "posthoc", "recipe", "run", "runtime", "screen",
+        "build", "checkpoint", "engine", "errors", "folder", "metrics", "posthoc", "recipe", "run", "runtime", "screen",
     },
     "exchange": {"build", "checkpoint", "errors", "prepare", "published", "recipe", "runtime", "screen"},
     "sweep": {"checkpoint", "errors", "folder", "recipe", "report", "run", "screen"},

@@ -56,7 +56,7 @@ def train(
     seeds: Annotated[str | None, typer.Option(help="Several runs, e.g. 0,1,2, and their mean and deviation.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train a recipe and say how good it is. Without a recipe: GLMC on scikit-learn's digits, about a minute."""
+    """Train a recipe and say how good it is. Without a recipe: GLMC on scikit-learn's digits."""
     command = "glmc " + " ".join(map(shlex.quote, sys.argv[1:]))
     name, overrides = split_words(words)
     if resume is not None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from glmc import checkpoint, folder, posthoc, runtime
 from glmc.build import build_judge, load_trained
+from glmc.engine import State
 from glmc.errors import UserError
 from glmc.metrics import per_class
 from glmc.recipe import HARMLESS, Recipe, parse
@@ -120,15 +121,7 @@ def repair(
     folder.record_environment(target, runtime.environment(device, first.train.precision, command))
     folder.write_confusion(target / "confusion.csv", confusion, trained.classes)
     result: dict[str, Any] = {
-        "schema": 1,
-        "recipe": first.name,
-        "method": first.method.name,
-        "backbone": first.model.name,
-        "parameters": sum(p.numel() for p in trained.method.parameters()),
-        "counts": trained.counts.tolist(),
-        "epochs": 0,
-        "steps": 0,
-        "seed": first.train.seed,
+        **folder.result_head(first, trained.method, trained.counts, State()),
         "last": scores,
     }
     if first.eval.flip_tta:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from glmc import checkpoint
 from glmc.build import Parts
 from glmc.engine import State
 from glmc.errors import UserError
+from glmc.methods.base import Method
 from glmc.recipe import Recipe, load
 from glmc.screen import Screen
 
@@ -149,6 +151,21 @@ def show(run: Path, screen: Screen) -> None:
         screen.say(", ".join(f"{result['seconds'][key]:.1f} s {name}" for key, name in names.items()))
     page = run / "report.html"
     screen.say(f"run folder: {run}" + (f"   report: {page}" if page.exists() else ""))
+
+
+def result_head(recipe: Recipe, method: Method, counts: NDArray[np.int64], state: State) -> dict[str, Any]:
+    """What result.json begins with: which recipe and network, on what (counts [C]), trained how long."""
+    return {
+        "schema": 1,
+        "recipe": recipe.name,
+        "method": recipe.method.name,
+        "backbone": recipe.model.name,
+        "parameters": sum(p.numel() for p in method.parameters()),
+        "counts": counts.tolist(),
+        "epochs": state.epoch,
+        "steps": state.steps,
+        "seed": recipe.train.seed,
+    }
 
 
 def stage_one(run: Path) -> dict[str, Any]:

@@ -161,15 +161,7 @@ def conclude(parts: Parts, run: Path, state: State, records: list[dict[str, Any]
     tested = [record for record in records if "test" in record]
     best = max(tested, key=lambda record: record["test"]["top1"])
     result: dict[str, Any] = {
-        "schema": 1,
-        "recipe": recipe.name,
-        "method": recipe.method.name,
-        "backbone": recipe.model.name,
-        "parameters": sum(p.numel() for p in parts.method.parameters()),
-        "counts": parts.counts.tolist(),
-        "epochs": state.epoch,
-        "steps": state.steps,
-        "seed": recipe.train.seed,
+        **folder.result_head(recipe, parts.method, parts.data.train.counts, state),
         "last": last,
         "best_on_test": {**best["test"], "epoch": best["epoch"]},
     }

@@ -1,6 +1,5 @@
 """cRT: a new classifier on class-balanced batches. Kang et al., ICLR 2020, arXiv:1910.09217."""
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,7 +17,4 @@ class CRT(SecondStage):
 
     def forward(self, step: Step) -> dict[str, Tensor]:  # noqa: D102
         batch = step.streams["balanced"]
-        logits = self.predict(batch.views[0])
-        return {
-            "cross_entropy": F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), batch.labels)
-        }
+        return {"cross_entropy": F.cross_entropy(self.predict(batch.views[0]), batch.labels)}

@@ -29,10 +29,7 @@ class LWS(SecondStage):
 
     def forward(self, step: Step) -> dict[str, Tensor]:  # noqa: D102
         batch = step.streams["balanced"]
-        logits = self.predict(batch.views[0])
-        return {
-            "cross_entropy": F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), batch.labels)
-        }
+        return {"cross_entropy": F.cross_entropy(self.predict(batch.views[0]), batch.labels)}
 
     @torch.no_grad()
     def head(self) -> nn.Linear:
