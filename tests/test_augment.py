@@ -21,10 +21,10 @@ from glmc.augment import (
     normalise,
     random_boxes,
     random_jitter,
-    resized_crop,
     shift_hue,
 )
 from glmc.random import Draws
+from glmc.resize import resized_crop
 
 CPU = torch.device("cpu")
 IMAGES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (6, 20, 20, 3), dtype=np.uint8))
@@ -45,20 +45,12 @@ def test_flip_mirrors_only_the_chosen_images():
         assert np.array_equal(out[index], IMAGES[index].numpy()[:, ::-1] if mirrored else IMAGES[index].numpy())
 
 
-@pytest.mark.parametrize("size", [5, 12, 20, 33])
-@pytest.mark.parametrize("box", [(0, 0, 20, 20), (3, 5, 11, 7), (0, 12, 20, 8), (19, 0, 1, 20)])
-def test_resized_crop_is_pils(size, box):
-    top, left, height, width = box
-    smooth = np.array(Image.fromarray(IMAGES[0].numpy()).resize((20, 20), Image.Resampling.BILINEAR))
-    images = torch.from_numpy(smooth)[None]
-    out = resized_crop(images, torch.tensor([box], dtype=torch.float32), size)[0].numpy()
-    cut = Image.fromarray(smooth).crop((left, top, left + width, top + height))
-    wanted = np.array(cut.resize((size, size), Image.Resampling.BILINEAR))
-    assert np.abs(out.astype(int) - wanted.astype(int)).max() <= 1  # PIL rounds between the two directions
+def sides(height, width, images=5000):
+    return np.full(images, height), np.full(images, width)
 
 
 def test_boxes_stay_inside_and_cover_the_scale():
-    boxes = random_boxes(Draws(0, "boxes"), 5000, 32, (0.08, 1.0))
+    boxes = random_boxes(Draws(0, "boxes"), *sides(32, 32), (0.08, 1.0))
     top, left, high, wide = boxes.T
     assert (top >= 0).all()
     assert (left >= 0).all()
@@ -68,6 +60,34 @@ def test_boxes_stay_inside_and_cover_the_scale():
     assert 0.05 < area.min() < 0.1
     assert area.max() > 0.9
     assert 0.4 < area.mean() < 0.6
+
+
+def test_each_image_has_boxes_of_its_own_size():
+    heights, widths = np.tile([375, 500, 60], 1000), np.tile([500, 200, 60], 1000)
+    boxes = random_boxes(Draws(0, "boxes"), heights, widths, (0.08, 1.0))
+    top, left, high, wide = boxes.T
+    assert (top + high <= heights).all()
+    assert (left + wide <= widths).all()
+    area = (high * wide / (heights * widths)).reshape(-1, 3)
+    assert (area.mean(0) > [0.35, 0.2, 0.35]).all()
+    assert (area.max(0) > [0.8, 0.48, 0.9]).all()  # a box 200 wide is at most 267 high, 0.53 of a height of 500
+    assert (boxes == np.rint(boxes)).all()
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "box"),
+    [(10, 1000, (0, 493, 10, 13)), (1000, 9, (494, 0, 12, 9)), (1, 1, (0, 0, 1, 1)), (90, 91, (0, 0, 90, 91))],
+)
+def test_where_no_box_fits_the_largest_in_the_middle_is_taken(height, width, box):
+    boxes = random_boxes(Draws(0, "boxes"), *sides(height, width, 1000), (1.0, 1.0))
+    different, times = np.unique(boxes, axis=0, return_counts=True)
+    assert tuple(different[times.argmax()]) == box  # a box of exactly the whole area fits seldom or never
+
+
+def test_boxes_do_not_depend_on_how_many_are_drawn_at_a_time(monkeypatch):
+    whole = random_boxes(Draws(0, "boxes"), *sides(40, 30, 50), (0.08, 1.0))
+    monkeypatch.setattr("glmc.augment.BOXES", 7)
+    np.testing.assert_array_equal(random_boxes(Draws(0, "boxes"), *sides(40, 30, 50), (0.08, 1.0)), whole)
 
 
 def test_center_crop_takes_the_middle():
@@ -85,10 +105,23 @@ def test_normalise_is_the_usual_formula_in_channels_last_memory():
 def test_a_view_applies_its_operations_in_order_and_tells_its_size():
     view = View([{"center_crop": 16}, {"resized_crop": {"size": 8, "scale": [0.5, 1.0]}}, "flip"], [0.5], [0.5], CPU)
     grey = IMAGES[..., :1]
-    table = view.draw(Draws(0, "v"), len(grey), 20)
+    table = view.draw(Draws(0, "v"), *sides(20, 20, 6))
     assert table["resized_crop"][:, 2:].max() <= 16  # the boxes know that the middle comes first
     out = view(grey, {name: torch.from_numpy(values) for name, values in table.items()})
     assert out.shape == (6, 1, 8, 8)
+
+
+def test_a_view_knows_what_it_cuts_first_and_goes_on_from_there():
+    box = {"resized_crop": {"size": 8, "scale": [0.5, 1.0]}}
+    view = View([box, "flip"], [0.5] * 3, [0.5] * 3, CPU)
+    assert view.cut == 8
+    assert View(["flip", box], [0.5], [0.5], CPU).cut is None
+    assert View([], [0.5], [0.5], CPU).cut is None
+    table = {n: torch.from_numpy(v) for n, v in view.draw(Draws(0, "v"), *sides(20, 20, 6)).items()}
+    assert torch.equal(
+        view(resized_crop(IMAGES, table["resized_crop"], 8), table, cut=True),
+        view(IMAGES, table),
+    )
 
 
 # ---------------------------------------------------------------------------------------- colours, one by one with PIL
@@ -114,6 +147,21 @@ def test_a_blend_is_pils_and_torchvisions(kind, images):
         assert (
             far(got.permute(2, 0, 1), adjust(image.permute(2, 0, 1), factor)) <= 1
         )  # its grey is cut off, not rounded
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_many_large_images_are_done_some_at_a_time_with_the_same_result(channels, monkeypatch):
+    jitter = {"color_jitter": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "p": 1.0}}
+    view = View([jitter, {"blur": {"sigma": [0.1, 2.0], "p": 0.5}}, "flip"], [0.5], [0.5], CPU)
+    table = {n: torch.from_numpy(v) for n, v in view.draw(Draws(0, "v"), *sides(20, 20, 6)).items()}
+    whole = view(IMAGES[..., :channels], table)
+    for most in (1, 2 * 20 * 20 * channels, 5 * 20 * 20 * channels):
+        monkeypatch.setattr("glmc.augment.CACHED", most)
+        out = view(IMAGES[..., :channels], table)
+        assert torch.equal(out, whole)
+        assert out.is_contiguous(memory_format=torch.channels_last)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # as on a GPU: everything at once
+    assert torch.equal(view(IMAGES[..., :channels], table), whole)
 
 
 def test_each_image_has_its_own_kind_of_blend():
@@ -235,7 +283,7 @@ def test_a_view_draws_and_applies_colour_operations():
         [1.0] * 3,
         CPU,
     )
-    drawn = {name: torch.from_numpy(values) for name, values in view.draw(Draws(0, "v"), 6, 20).items()}
+    drawn = {name: torch.from_numpy(values) for name, values in view.draw(Draws(0, "v"), *sides(20, 20, 6)).items()}
     assert 0 < drawn["grayscale"].sum() < 6
     assert 0 < (drawn["blur"] > 0).sum() < 6
     assert drawn["blur"][drawn["blur"] > 0].min() >= 0.1

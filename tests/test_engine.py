@@ -9,7 +9,7 @@ import torch
 
 from glmc.augment import View
 from glmc.data.resident import ResidentLoader
-from glmc.engine import Meter, State, evaluate, fit, refuse_non_finite
+from glmc.engine import Meter, State, answering, evaluate, fit, refuse_non_finite, training_step
 from glmc.errors import NonFiniteLoss
 from glmc.methods.cross_entropy import CrossEntropy
 from glmc.methods.glmc import GLMC
@@ -20,25 +20,28 @@ CPU = torch.device("cpu")
 COUNTS = torch.tensor([30, 12, 4])
 LABELS = np.repeat(np.arange(3), COUNTS.numpy())
 IMAGES = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (46, 8, 8, 3)).astype(np.uint8)
-VIEW = View([{"crop": 1}, "flip"], (0.5,) * 3, (0.25,) * 3, CPU)
 
 
-def parts(kind, seed=0):
+def parts(kind, seed=0, device=CPU):
     torch.manual_seed(seed)
-    method = kind(Backbone(CifarResNet(8, width=4), 16, "split"), COUNTS)
-    loader = ResidentLoader(
-        IMAGES, LABELS, [VIEW] * len(method.views), method.streams, batch_size=12, seed=seed, device=CPU
-    )
-    optimizer = torch.optim.SGD([{"params": method.parameters(), "peak": 0.05}], lr=0.05, momentum=0.9, fused=True)
+    method = kind(Backbone(CifarResNet(8, width=4), 16, "split"), COUNTS).to(device)
+    views = [View([{"crop": 1}, "flip"], (0.5,) * 3, (0.25,) * 3, device)] * len(method.views)
+    loader = ResidentLoader(IMAGES, LABELS, views, method.streams, batch_size=12, seed=seed, device=device)
+    lr = torch.tensor(0.05, device=device)
+    optimizer = torch.optim.SGD([{"params": method.parameters(), "peak": 0.05}], lr=lr, momentum=0.9, fused=True)
     return method, loader, optimizer
+
+
+def fitting(method, loader, optimizer, state, **options):
+    clip = options.pop("clip", None)
+    step = training_step(method, loader, optimizer, precision="float32", clip=clip)
+    return fit(method, loader, optimizer, step, state, **options)
 
 
 def run(kind, epochs=5, **options):
     method, loader, optimizer = parts(kind)
     state, losses, before = State(), [], {}
-    for over, meter in fit(
-        method, loader, optimizer, state, epochs=epochs, factors=[1.0] * epochs, precision="float32", **options
-    ):
+    for over, meter in fitting(method, loader, optimizer, state, epochs=epochs, factors=[1.0] * epochs, **options):
         sums = meter.read()
         losses.append({name: value - before.get(name, 0.0) for name, value in sums.items()})
         before = {} if over else sums
@@ -59,7 +62,7 @@ def test_the_first_twenty_losses_are_the_recorded_ones(kind):
 def test_state_is_up_to_date_after_every_step():
     method, loader, optimizer = parts(CrossEntropy)
     state, seen = State(), []
-    for over, _ in fit(method, loader, optimizer, state, epochs=2, factors=[1.0, 0.1], precision="float32"):
+    for over, _ in fitting(method, loader, optimizer, state, epochs=2, factors=[1.0, 0.1]):
         seen.append((over, state.epoch, state.step, state.steps))
     assert seen == [
         (False, 0, 1, 1), (False, 0, 2, 2), (False, 0, 3, 3), (True, 1, 0, 4),
@@ -77,12 +80,12 @@ def test_going_on_in_the_middle_of_an_epoch_changes_nothing():
     whole, _, _ = run(GLMC, epochs=2)
     method, loader, optimizer = parts(GLMC)
     state = State()
-    options = {"epochs": 2, "factors": [1.0, 1.0], "precision": "float32"}
-    for _, meter in fit(method, loader, optimizer, state, **options):
+    options = {"epochs": 2, "factors": [1.0, 1.0]}
+    for _, meter in fitting(method, loader, optimizer, state, **options):
         if state.steps == 6:
             state.sums = meter.read()
             break
-    for _ in fit(method, loader, optimizer, state, **options):
+    for _ in fitting(method, loader, optimizer, state, **options):
         pass
     for (name, a), (_, b) in zip(whole.state_dict().items(), method.state_dict().items(), strict=True):
         assert torch.equal(a, b), name
@@ -90,7 +93,7 @@ def test_going_on_in_the_middle_of_an_epoch_changes_nothing():
 
 def test_clipping_bounds_the_gradient():
     method, loader, optimizer = parts(CrossEntropy)
-    for _ in fit(method, loader, optimizer, State(), epochs=1, factors=[0.0], precision="float32", clip=1e-3):
+    for _ in fitting(method, loader, optimizer, State(), epochs=1, factors=[0.0], clip=1e-3):
         norm = torch.stack([p.grad.norm() for p in method.parameters()]).norm()
         assert norm <= 1.001e-3
 
@@ -114,7 +117,8 @@ def test_evaluation_counts_every_image_whatever_the_batch():
     view = View([], (0.5,) * 3, (0.25,) * 3, CPU)
     method.train()
     one, many = (
-        evaluate(method, images, labels, view, batch_size=size, precision="float32").compute() for size in (46, 7)
+        evaluate(method, answering(method, view, precision="float32"), images, labels, batch_size=size).compute()
+        for size in (46, 7)
     )
     assert (one[0] == many[0]).all()
     assert one[0].sum() == 46
@@ -128,7 +132,8 @@ def test_flip_tta_averages_probabilities():
     method, _, _ = parts(CrossEntropy)
     images, labels = torch.from_numpy(IMAGES), torch.from_numpy(LABELS)
     view = View([], (0.5,) * 3, (0.25,) * 3, CPU)
-    _, extras = evaluate(method, images, labels, view, batch_size=50, precision="float32", flip=True).compute()
+    answer = answering(method, view, precision="float32", flip=True)
+    _, extras = evaluate(method, answer, images, labels, batch_size=50).compute()
     with torch.inference_mode():
         method.eval()
         pixels = view(images, {})

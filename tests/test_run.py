@@ -177,11 +177,12 @@ def test_result_json_says_everything_in_the_right_type(plain):
     kinds = {
         "schema": int, "recipe": str, "method": str, "backbone": str, "parameters": int, "counts": list, "epochs": int,
         "steps": int, "seed": int, "last": dict, "best_on_test": dict, "flip_tta": dict, "per_class": list,
-        "weights_sha256": str, "seconds": dict,
+        "weights_sha256": str, "seconds": dict, "step": dict,
     }  # fmt: skip
     assert {key: type(value) for key, value in result.items()} == kinds
     assert (result["schema"], result["recipe"], result["method"], result["backbone"]) == (1, "tiny", "glmc", "resnet20")
     assert (result["epochs"], result["steps"], result["seed"]) == (3, 3 * STEPS, 0)
+    assert result["step"] == {"asked": "eager", "eager": 3 * STEPS}
     assert result["counts"] == [int(36 * 0.25 ** (c / 9)) for c in range(10)]
     assert result["parameters"] == sum(t.numel() for n, t in initial_weights().items() if is_parameter(n))
     for key in ("last", "flip_tta", "best_on_test"):
@@ -264,6 +265,27 @@ def test_several_seeds_and_their_mean(plain, no_report, capsys):
     assert summary["last"]["top1"]["sd"] == pytest.approx(abs(a - b) / 2**0.5)
     printed = capsys.readouterr().out.replace(" ", "")
     assert f"{(a + b) / 2:.2f}±{abs(a - b) / 2**0.5:.2f}" in printed
+
+
+def test_seeds_side_by_side_are_each_as_if_alone(plain, no_report):
+    assert glmc("train", "tiny.yaml", "--seeds", "1,0", "--together", "2", "--out", "together", "--quiet") == 0
+    same(Path("together/seed-0"), plain)
+    assert json.loads(Path("together/summary.json").read_text())["runs_per_hour"] > 0
+
+
+def test_seeds_side_by_side_are_stopped_and_resumed_together(plain, place, no_report):
+    process = start(place, "train", "tiny.yaml", "--seeds", "0,1,2", "--together", "2", "--out", "halved", "--quiet")
+    wait_for(process, lambda: all((Path("halved") / f"seed-{seed}/metrics.jsonl").exists() for seed in (0, 1)))
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate()
+    assert process.returncode == 143
+    assert "glmc train --resume halved" in said
+    assert all(checkpoint.latest(Path("halved") / f"seed-{seed}/checkpoints") for seed in (0, 1))
+    assert not Path("halved/seed-2").exists()
+    assert glmc("train", "--resume", "halved", "--together", "2", "--quiet") == 0
+    same(Path("halved/seed-0"), plain)
+    assert len(json.loads(Path("halved/summary.json").read_text())["runs"]) == 3
+    assert "runs_per_hour" not in json.loads(Path("halved/summary.json").read_text())
 
 
 # -------------------------------------------------------------------------------------------------- kill and resume
@@ -483,10 +505,10 @@ def test_the_moving_average_is_what_is_judged(place, no_report, capsys):
     after_one = weights_of(trained("average-1", *options, "train.max_steps=1"))
     run = trained("average-2", *options, "train.max_steps=2")
     after_two, average = weights_of(run), weights_of(run, "average")
-    for name in filter(is_parameter, after_two):
-        wanted = 0.75 * after_one[name] + 0.25 * after_two[name]
-        torch.testing.assert_close(average[f"module.{name}"], wanted, rtol=1e-5, atol=1e-7)
-    judged = {name.removeprefix("module."): t for name, t in average.items() if name != "n_averaged"}
-    assert result_of(run)["weights_sha256"] == checkpoint.weights_sha256(judged)
+    for name, first in initial_weights().items():
+        if is_parameter(name):
+            wanted = 0.75 * (0.75 * first + 0.25 * after_one[name]) + 0.25 * after_two[name]
+            torch.testing.assert_close(average[name], wanted, rtol=1e-5, atol=1e-7)
+    assert result_of(run)["weights_sha256"] == checkpoint.weights_sha256(average)
     assert glmc("test", run, "--json") == 0
     assert json.loads(capsys.readouterr().out)["test"] == result_of(run)["last"]

@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +12,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from glmc import checkpoint, models, runtime
 from glmc.augment import View
-from glmc.data.resident import ResidentLoader
-from glmc.data.split import Split
-from glmc.engine import evaluate
+from glmc.data.resident import Loader, ResidentLoader
+from glmc.data.split import Paths, Split
+from glmc.data.streaming import StreamingLoader
+from glmc.engine import Inputs, Terms, answering, evaluate, state_of, training_step
 from glmc.errors import UserError
+from glmc.graph import Graphed, Ladder, Way, Ways
 from glmc.methods import METHODS
 from glmc.methods.base import Method, Step
 from glmc.methods.second_stage import SecondStage
@@ -39,10 +41,11 @@ class Parts:
     device: torch.device
     method: Method
     judged: Method  # what is evaluated: the method, or its moving average
-    average: AveragedModel | None
+    average: Method | None
     optimizer: torch.optim.Optimizer
-    loader: ResidentLoader
-    test_view: View
+    loader: Loader
+    step: Ladder  # `Inputs` -> terms of the loss, in the fastest way that works
+    answers: dict[bool, Callable[[Tensor], Tensor]]  # averaged with mirrored images? -> images to logits
     sets: dict[str, tuple[Tensor, Tensor]]  # "test" and perhaps "val": uint8 [N, side, side, ch], int64 [N]
     factors: list[float]  # learning rate of each epoch as a fraction of its peak
     counts: Tensor  # int64 [C], training images per class
@@ -55,23 +58,19 @@ class Parts:
 
     def judge(self, name: str, flip: bool = False) -> tuple[dict[str, float], np.ndarray]:
         """Scores and confusion matrix (int64 [C, C]) on the set of that name."""
-        return judge(self.judged, *self.sets[name], self.test_view, self.recipe, self.data.train.counts, flip)
+        return judge(self.judged, self.answers[flip], *self.sets[name], self.recipe, self.data.train.counts)
 
 
 def judge(
     method: Method,
+    answer: Callable[[Tensor], Tensor],
     images: Tensor,
     labels: Tensor,
-    view: View,
     recipe: Recipe,
     counts: NDArray[np.int64],
-    flip: bool,
 ) -> tuple[dict[str, float], np.ndarray]:
     """Scores and confusion matrix of a method on images (uint8 [N, side, side, ch]) with labels (int64 [N])."""
-    tally = evaluate(
-        method, images, labels, view, batch_size=recipe.eval.batch_size, precision=recipe.train.precision, flip=flip
-    )
-    confusion, extras = tally.compute()
+    confusion, extras = evaluate(method, answer, images, labels, batch_size=recipe.eval.batch_size).compute()
     return scores(confusion, counts, few=recipe.eval.few, extras=extras), confusion
 
 
@@ -103,7 +102,12 @@ def judge_on(
     device = next(trained.method.parameters()).device
     images, labels = torch.from_numpy(pixels(split)).to(device), torch.from_numpy(split.labels).to(device)
     (view,) = build_views(recipe, ("test",), device)
-    return lambda method, flip: judge(method, images, labels, view, recipe, trained.counts, flip)
+
+    def score(method: Method, flip: bool) -> tuple[dict[str, float], np.ndarray]:
+        answer = answering(method, view, precision=recipe.train.precision, flip=flip)
+        return judge(method, answer, images, labels, recipe, trained.counts)
+
+    return score
 
 
 def load_trained(point: checkpoint.Checkpoint, recipe: Recipe) -> Trained:
@@ -116,9 +120,8 @@ def load_trained(point: checkpoint.Checkpoint, recipe: Recipe) -> Trained:
     runtime.use_threads(recipe.train.threads)
     counts = np.array(point.state["counts"], dtype=np.int64)
     method = build_method(recipe, torch.from_numpy(counts), device, initial=False)
+    # The moving average, if there is one, is what the run was judged by.
     tensors = point.tensors("average" if "average" in point.names else "weights")
-    if "average" in point.names:  # the moving average is what the run was judged by
-        tensors = {key.removeprefix("module."): value for key, value in tensors.items() if key.startswith("module.")}
     try:
         method.load_state_dict(tensors)
     except RuntimeError as error:
@@ -175,36 +178,34 @@ def build(recipe: Recipe, screen: Screen, *, initial: bool = True) -> Parts:
     if initial:
         adopt(method, recipe, data.train.classes, device)
     sets = {"test": data.test} if data.val is None else {"test": data.test, "val": data.val}
-    runtime.check_pixels(sum(pixels(split).nbytes for split in (data.train, *sets.values())), device)
-    loader = ResidentLoader(
-        pixels(data.train),
-        data.train.labels,
-        build_views(recipe, method.views, device),
-        method.streams,
-        batch_size=recipe.data.batch_size,
-        seed=recipe.train.seed,
-        device=device,
-    )
+    loader = build_loader(recipe, data, method, device)
+    home = runtime.home_of(sum(pixels(split).nbytes for split in sets.values()), device)
     if recipe.eval.select == "val" and "val" not in sets:
         raise UserError(
             "eval.select=val: there is no validation split; give data.val_fraction, data.val_list or a val folder"
         )
-    average = None
-    if recipe.train.ema is not None:
-        average = AveragedModel(method, multi_avg_fn=get_ema_multi_avg_fn(recipe.train.ema), use_buffers=True)
+    average = None if recipe.train.ema is None else copy.deepcopy(method).requires_grad_(False)
+    judged = method if average is None else average
+    optimizer = build_optimizer(method, recipe)
     plan = recipe.train
+    steps = min(plan.epochs * loader.steps, plan.max_steps or sys.maxsize)
+    way = recipe.train.step
+    if way == "auto":
+        way = runtime.pick_way(device, steps * step_flops(method, loader, data))
+        recipe = recipe.override(f"train.step={way}")
     return Parts(
         recipe=recipe,
         data=data,
         device=device,
         method=method,
-        judged=method if average is None else average.module,  # type: ignore[arg-type]
+        judged=judged,
         average=average,
-        optimizer=build_optimizer(method, recipe),
+        optimizer=optimizer,
         loader=loader,
-        test_view=build_views(recipe, ("test",), device)[0],
+        step=build_step(way, method, loader, optimizer, average, recipe, screen),
+        answers=build_answers(way, judged, recipe, screen),
         sets={
-            name: (torch.from_numpy(pixels(split)).to(device), torch.from_numpy(split.labels).to(device))
+            name: (torch.from_numpy(pixels(split)).to(home), torch.from_numpy(split.labels).to(home))
             for name, split in sets.items()
         },
         factors=[
@@ -222,18 +223,94 @@ def build(recipe: Recipe, screen: Screen, *, initial: bool = True) -> Parts:
     )
 
 
+def build_loader(recipe: Recipe, data: Prepared, method: Method, device: torch.device) -> Loader:
+    """Batches of the training images: from the device's memory, or from files while the run goes on."""
+    views = build_views(recipe, method.views, device)
+    batch_size, seed = recipe.data.batch_size, recipe.train.seed
+    if isinstance(data.train.images, Paths):
+        return StreamingLoader(
+            data.train.images, data.train.labels, views, method.streams, size=data.size, channels=data.channels,
+            sizes=data.sizes, workers=recipe.data.workers, batch_size=batch_size, seed=seed, device=device,
+        )  # fmt: skip
+    runtime.check_pixels(data.train.images.nbytes, device)
+    return ResidentLoader(
+        pixels(data.train), data.train.labels, views, method.streams, batch_size=batch_size, seed=seed, device=device
+    )
+
+
+def build_step(
+    way: Way,
+    method: Method,
+    loader: Loader,
+    optimizer: torch.optim.Optimizer,
+    average: Method | None,
+    recipe: Recipe,
+    screen: Screen,
+) -> Ladder:
+    """The training step of a settled recipe, `way` or the next slower one that works."""
+
+    def written(compiled: bool = False) -> Callable[[Inputs], Terms]:
+        return training_step(
+            method,
+            loader,
+            optimizer,
+            precision=recipe.train.precision,
+            clip=recipe.optim.clip,
+            average=average,
+            ema=recipe.train.ema or 0.0,
+            compiled=compiled,
+        )
+
+    return Ladder(
+        way,
+        {
+            "graph": lambda: Graphed(written(), lambda: state_of(method, optimizer, average)),
+            "compile": lambda: written(compiled=True),
+            "eager": written,
+        },
+        screen.say,
+    )
+
+
+def build_answers(way: Way, method: Method, recipe: Recipe, screen: Screen) -> dict[bool, Callable[[Tensor], Tensor]]:
+    """What answers test images, without and with their mirror images; recorded as a graph if the step is."""
+    (view,) = build_views(recipe, ("test",), next(method.parameters()).device)
+
+    def of(flip: bool) -> Ladder:
+        answer = answering(method, view, precision=recipe.train.precision, flip=flip)
+        ways: Ways = {"graph": lambda: Graphed(answer), "compile": lambda: answer, "eager": lambda: answer}
+        return Ladder("graph" if way == "graph" else "eager", ways, screen.say)
+
+    return {flip: of(flip) for flip in (False, True)}
+
+
+@torch.no_grad()
+def step_flops(method: Method, loader: Loader, data: Prepared) -> float:
+    """Floating-point operations of one training step: three times those of the backbone's forward pass."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    side = loader.views[0].side(data.size)
+    with FlopCounterMode(display=False) as counter:
+        try:
+            copy.deepcopy(method.backbone).eval()(torch.zeros(1, data.channels, side, side, device=loader.device))
+        except (RuntimeError, AssertionError, ValueError):
+            return 0.0  # a network for other images: `try_one_step` is about to say so
+    return 3.0 * counter.get_total_flops() * loader.batch_size * len(loader.views)
+
+
 def settle(recipe: Recipe, screen: Screen) -> tuple[Recipe, Prepared, torch.device]:
-    """Prepare the data, and write into the recipe what it had left open: size, channels, normalisation, precision."""
+    """Prepare the data, and write into the recipe what it left open: size, normalisation, precision and the like."""
     device = runtime.pick_device(recipe.train.device)
     runtime.use_threads(recipe.train.threads)
     wants = models.pretrained_input(recipe.model.name) if recipe.model.pretrained else {}
-    prepared = prepare(recipe.data, screen, **wants)
+    prepared = prepare(recipe.data, screen, room=runtime.room_for_images(device), **wants)
     recipe = recipe.override(
         f"data.size={prepared.size}",
         f"data.channels={prepared.channels}",
         f"data.mean={list(prepared.mean)}",
         f"data.std={list(prepared.std)}",
-        f"train.precision={runtime.pick_precision(recipe.train.precision, device)}",
+        f"data.loader={prepared.loader}",
+        f"train.precision={runtime.pick_precision(recipe.train.precision, device, screen.say)}",
     )
     return recipe, prepared, device
 
@@ -259,7 +336,10 @@ def build_method(recipe: Recipe, counts: Tensor, device: torch.device, *, initia
 
 
 def build_optimizer(method: Method, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD or AdamW with one group for the heads and one for the backbone; "peak" is a group's largest learning rate."""
+    """SGD or AdamW with one group for the heads and one for the backbone.
+
+    "peak" is a group's largest learning rate; the present one, "lr", is a tensor: a recorded step sees it change.
+    """
     optim = recipe.optim
     backbone = {id(parameter) for parameter in method.backbone.parameters()}
     trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
@@ -268,11 +348,14 @@ def build_optimizer(method: Method, recipe: Recipe) -> torch.optim.Optimizer:
         {"params": [p for p in trained if id(p) not in backbone], "peak": optim.lr},
     ]
     groups = [group for group in groups if group["params"]]
+    device = trained[0].device
+    for group in groups:
+        group["lr"] = torch.tensor(group["peak"], device=device)
     if optim.name == "adamw":
-        return torch.optim.AdamW(groups, lr=optim.lr, weight_decay=optim.weight_decay, fused=True)
+        recordable = device.type == "cuda"
+        return torch.optim.AdamW(groups, weight_decay=optim.weight_decay, fused=True, capturable=recordable)
     return torch.optim.SGD(
         groups,
-        lr=optim.lr,
         momentum=optim.momentum,
         nesterov=optim.nesterov,
         weight_decay=optim.weight_decay,
@@ -299,8 +382,11 @@ def refuse_larger_crops(name: str, operations: Sequence[Any], side: int) -> None
             side = operation["resized_crop"]["size"]
 
 
-def try_one_step(parts: Parts) -> None:
+def try_one_step(parts: Parts) -> int:
     """Refuse a model that cannot take the images or the batches, or a batch too large for the memory, before training.
+
+    Returns:
+        About how many bytes of the device training will take beside the images; 0 where nobody tells.
 
     Raises:
         UserError: any of these; names the value to change.
@@ -308,18 +394,19 @@ def try_one_step(parts: Parts) -> None:
     recipe, loader, device, method = parts.recipe, parts.loader, parts.device, parts.method
     own = method.draws(Draws(0, "trial"), loader.steps)
     draws = {name: torch.as_tensor(table[0], dtype=torch.float32, device=device) for name, table in own.items()}
-    tables = loader.epoch(0)
+    first = next(loader.parts(loader.epoch(0)))
 
     def loss_of(trial: torch.nn.Module, images: int) -> Tensor:
-        streams = {name: loader.batch(table, slice(0, images)) for name, table in tables.items()}
+        streams = {name: loader.batch(part.part(slice(0, images))) for name, part in first.items()}
         with runtime.autocast(device, recipe.train.precision):
             return torch.stack(list(trial(Step(streams, draws, torch.tensor(0.5, device=device))).values())).sum()
 
     size = f"{parts.data.size} x {parts.data.size} pixels"
     images, labels = parts.sets["test"]
     try:
-        runtime.check_memory(method, loss_of, recipe.data.batch_size, device)
-        evaluate(method, images[:1], labels[:1], parts.test_view, batch_size=1, precision=recipe.train.precision)
+        needed = runtime.check_memory(method, loss_of, recipe.data.batch_size, device)
+        answer = answering(method, build_views(recipe, ("test",), device)[0], precision=recipe.train.precision)
+        evaluate(method, answer, images[:1], labels[:1], batch_size=1)
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"{device} has no memory for two images of {size}; take a smaller model or data.size"
@@ -337,3 +424,4 @@ def try_one_step(parts: Parts) -> None:
                 f"data.batch_size={recipe.data.batch_size} leaves a last batch of one image, which "
                 f"{recipe.model.name} cannot train on at {size}; take another data.batch_size"
             ) from error
+    return needed

@@ -54,6 +54,10 @@ def train(
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Several runs, e.g. 0,1,2, and their mean and deviation.")] = None,
+    together: Annotated[
+        int | None,
+        typer.Option(min=1, help="Seeds to train side by side. Default: as many as fit on a GPU, elsewhere one."),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Train a recipe and say how good it is. Without a recipe: GLMC on scikit-learn's digits."""
@@ -62,22 +66,38 @@ def train(
     if resume is not None:
         if name is not None or out is not None or seeds is not None:
             raise UserError("--resume takes a run folder and stands without recipe, --out and --seeds")
+        if (resume / "seeds.json").is_file() and not overrides:
+            from glmc import seeds as several
+
+            several.go_through(resume, together=together, command=command, quiet=quiet, since=STARTED)
+            return
         from glmc import run
 
         run.resume(resume, overrides, command=command, quiet=quiet, since=STARTED)
         return
     from glmc import recipe
 
+    keys = {assignment.partition("=")[0] for assignment in overrides}
+    if name is None and "data.root" in keys and "data.name" not in keys:
+        from glmc import own
+
+        choice = own.choose()
+        name = choice.recipe
+        print(f"glmc train {name}: {choice.reason}", file=sys.stderr)
     wanted = recipe.load(name or "digits_lt/glmc", overrides)
     if changed(overrides):
         wanted = wanted.override("expect=null", "published=null")  # figures of another recipe from here on
-    numbers = None if seeds is None else parse_seeds(seeds)
-    from glmc import run
+    if seeds is None:
+        if together is not None:
+            raise UserError("--together is for several runs: add --seeds, e.g. --seeds 0,1,2")
+        from glmc import run
 
-    if numbers is None:
         run.train(wanted, out, command=command, quiet=quiet, since=STARTED)
-    else:
-        run.train_seeds(wanted, numbers, out, command=command, quiet=quiet, since=STARTED)
+        return
+    numbers = parse_seeds(seeds)
+    from glmc import seeds as several
+
+    several.train_seeds(wanted, numbers, out, together=together, command=command, quiet=quiet, since=STARTED)
 
 
 @app.command()

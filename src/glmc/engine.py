@@ -1,17 +1,17 @@
 """Training and evaluation: the two loops, in reading order. They know no method, data set or recipe by name."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 
 from glmc.augment import View
-from glmc.data.resident import ResidentLoader
+from glmc.data.resident import Loader, Stream
 from glmc.errors import NonFiniteLoss
 from glmc.methods.base import Method, Step
 from glmc.metrics import Tally
@@ -28,6 +28,7 @@ class State:
     steps: int = 0  # steps done since the start
     sums: dict[str, float] = field(default_factory=dict)  # loss terms, summed over `step` steps
     seconds: dict[str, float] = field(default_factory=lambda: {"startup": 0.0, "train": 0.0, "eval": 0.0})
+    ways: dict[str, int] = field(default_factory=dict)  # graph, compile or eager -> steps carried out so
 
 
 class Meter:
@@ -81,17 +82,87 @@ def refuse_non_finite(sums: Mapping[str, float], epoch: int) -> None:
             )
 
 
+class Inputs(NamedTuple):
+    """Everything that changes from step to step: rows of the epoch's tables, on the device."""
+
+    parts: dict[str, Stream]
+    draws: dict[str, Tensor]  # of the method
+    progress: Tensor  # float [], epoch / epochs
+
+
+Terms = dict[str, Tensor]  # of the loss, by name; float [] each
+
+
+def training_step(
+    method: Method,
+    loader: Loader,
+    optimizer: Optimizer,
+    *,
+    precision: str,
+    clip: float | None = None,
+    average: Method | None = None,
+    ema: float = 0.0,
+    compiled: bool = False,
+) -> Callable[[Inputs], Terms]:
+    """The whole step as a function of tensors: nothing in it waits for the host, and all state is changed in place.
+
+    Args:
+        method: on the device.
+        loader: whose `batch` turns rows of tables into images.
+        optimizer: with its learning rates as tensors.
+        precision: "float32" or "bfloat16".
+        clip: largest norm of the gradient, or none.
+        average: follows the method after every step, keeping the share `ema` of itself.
+        ema: in (0, 1).
+        compiled: fuse the method's operations for batches of the full size; the last one of an epoch stays as it is.
+    """
+    fused = torch.compile(method.forward, dynamic=False) if compiled else method.forward
+
+    def step(inputs: Inputs) -> Terms:
+        streams = {name: loader.batch(part) for name, part in inputs.parts.items()}
+        forward = fused if len(streams["instance"].rows) == loader.batch_size else method.forward
+        with autocast(loader.device, precision):
+            terms = forward(Step(streams, inputs.draws, inputs.progress))
+            loss = torch.stack(list(terms.values())).sum()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if clip is not None:
+            clip_grad_norm_(method.parameters(), clip)
+        optimizer.step()
+        if average is not None:
+            follow(average, method, ema)
+        return {name: term.detach() for name, term in terms.items()}
+
+    return step
+
+
+@torch.no_grad()
+def follow(average: Method, method: Method, keep: float) -> None:
+    """Exponential moving average: average = keep * average + (1 - keep) * method; counters are copied."""
+    for mean, value in zip(average.state_dict().values(), method.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(value, 1 - keep)
+        else:
+            mean.copy_(value)
+
+
+def state_of(method: Method, optimizer: Optimizer, average: Method | None) -> list[Tensor]:
+    """All the tensors that a training step changes in place."""
+    slots = [value for slot in optimizer.state.values() for value in slot.values() if isinstance(value, Tensor)]
+    modules = [method] if average is None else [method, average]
+    return [*slots, *(tensor for module in modules for tensor in (*module.parameters(), *module.buffers()))]
+
+
 def fit(
     method: Method,
-    loader: ResidentLoader,
+    loader: Loader,
     optimizer: Optimizer,
+    step: Callable[[Inputs], Terms],
     state: State,
     *,
     epochs: int,
     factors: Sequence[float],
-    precision: str,
-    clip: float | None = None,
-    average: AveragedModel | None = None,
+    average: Method | None = None,
     max_steps: int | None = None,
 ) -> Iterator[tuple[bool, Meter]]:
     """Train, from wherever `state` stands; yields (is the epoch over?, meter) after every step.
@@ -102,18 +173,17 @@ def fit(
     Args:
         method: on the device.
         loader: batches of the method's streams.
-        optimizer: its groups hold their peak learning rate as "peak".
+        optimizer: its groups hold their peak learning rate as "peak" and the present one, "lr", as a tensor.
+        step: `training_step`, perhaps recorded as a graph.
         state: changed in place.
         epochs: length of the run.
         factors: [epochs], learning rate as a fraction of its peak.
-        precision: "float32" or "bfloat16".
-        clip: largest norm of the gradient, or none.
-        average: exponential moving average of the method, updated after every step.
+        average: the moving average that `step` keeps, for what a method does to its weights after an epoch.
         max_steps: end the run after so many steps, in the middle of an epoch if need be.
     """
     while state.epoch < epochs and (max_steps is None or state.steps < max_steps):
         for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * factors[state.epoch]
+            group["lr"].fill_(group["peak"] * factors[state.epoch])
         tables = loader.epoch(state.epoch)
         own = method.draws(Draws(loader.seed, "method", state.epoch), loader.steps)
         draws = {name: torch.from_numpy(table).float().to(loader.device) for name, table in own.items()}
@@ -121,63 +191,59 @@ def fit(
         progress = torch.tensor(state.epoch / epochs, device=loader.device)
         meter = Meter(loader.device, state.sums, state.step)
         method.train()
-        for streams in loader.batches(tables, first=state.step):
-            step = Step(streams, {name: table[state.step] for name, table in draws.items()}, progress)
+        for parts in loader.parts(tables, first=state.step):
             torch.manual_seed(int(seeds[state.step]))  # dropout, too, is a function of seed, epoch and position
-            with autocast(loader.device, precision):
-                terms = method(step)
-                loss = torch.stack(list(terms.values())).sum()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if clip is not None:
-                clip_grad_norm_(method.parameters(), clip)
-            optimizer.step()
-            if average is not None:
-                average.update_parameters(method)
-            meter.add(terms)
+            meter.add(step(Inputs(parts, {name: table[state.step] for name, table in draws.items()}, progress)))
             state.step, state.steps = state.step + 1, state.steps + 1
             if state.step == loader.steps or state.steps == max_steps:
                 break
             yield False, meter
         method.after_epoch()
         if average is not None:
-            average.module.after_epoch()  # type: ignore[operator]
+            average.after_epoch()
         state.epoch, state.step, state.sums = state.epoch + 1, 0, {}
         yield True, meter
 
 
-@torch.inference_mode()
-def evaluate(
-    method: Method,
-    images: Tensor,
-    labels: Tensor,
-    view: View,
-    *,
-    batch_size: int,
-    precision: str,
-    flip: bool = False,
-) -> Tally:
-    """Predict every image once and tally the answers on the device.
+def answering(method: Method, view: View, *, precision: str, flip: bool = False) -> Callable[[Tensor], Tensor]:
+    """What turns images (uint8 [B, side, side, ch], on the method's device) into logits (float32 [B, C]).
 
     Args:
-        method: on the device of the images.
-        images: uint8 [N, side, side, ch].
-        labels: int64 [N].
+        method: on the device; what it is in training mode is not changed here.
         view: the augmentation of the test images (nothing random in it).
-        batch_size: images at a time; changes nothing but speed and memory.
         precision: "float32" or "bfloat16".
-        flip: average the class probabilities of each image and its mirror image.
+        flip: average the class probabilities of each image and its mirror image; the logits are then their logarithms.
     """
-    training = method.training
-    method.eval()
-    tally = Tally(method.classes, images.device)
-    for part, truth in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+
+    def answer(images: Tensor) -> Tensor:
         with autocast(images.device, precision):
-            pixels = view(part, {})
+            pixels = view(images, {})
             logits = method.predict(pixels).float()
             if flip:
                 mirrored = method.predict(pixels.flip(-1)).float()
                 logits = torch.logaddexp(logits.log_softmax(1), mirrored.log_softmax(1))
-        tally.update(logits, truth)
+        return logits
+
+    return answer
+
+
+@torch.inference_mode()
+def evaluate(
+    method: Method, answer: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, *, batch_size: int
+) -> Tally:
+    """Predict every image once and tally the answers on the device.
+
+    Args:
+        method: in evaluation mode while this lasts.
+        answer: `answering`, perhaps recorded as a graph.
+        images: uint8 [N, side, side, ch], on the method's device or on the host.
+        labels: int64 [N].
+        batch_size: images at a time; changes nothing but speed and memory.
+    """
+    device, training = next(method.parameters()).device, method.training
+    method.eval()
+    tally = Tally(method.classes, device)
+    for part, truth in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        tally.update(answer(part.to(device, non_blocking=True)), truth.to(device, non_blocking=True))
     method.train(training)
     return tally

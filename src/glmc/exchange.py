@@ -39,7 +39,7 @@ def test_published(file: Path, overrides: tuple[str, ...], *, quiet: bool) -> di
     screen = Screen(quiet=quiet)
     recipe = recipe_for(file, found, overrides)
     device = runtime.pick_device(recipe.train.device)
-    recipe = recipe.override(f"train.precision={runtime.pick_precision(recipe.train.precision, device)}")
+    recipe = recipe.override(f"train.precision={runtime.pick_precision(recipe.train.precision, device, screen.say)}")
     if recipe.data.mean is None or recipe.data.size is None:
         recipe, prepared, _ = settle(recipe, screen)  # both may depend on the training images
         train, images = prepared.train, prepared.test

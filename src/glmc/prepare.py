@@ -1,6 +1,6 @@
 """From a recipe's `data` section to pixels and labels in memory, and to the values it had left open."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -12,20 +12,26 @@ from glmc.data import decode, sources
 from glmc.data.longtail import longtail_rows
 from glmc.data.split import Paths, Split
 from glmc.errors import UserError
+from glmc.random import Draws
 from glmc.recipe import Data
 from glmc.screen import Screen
 
+SAMPLE = 10_000  # training images that normalisation is measured on where they are not kept in memory
+SAMPLE_PART = 500  # of these in memory at a time
+
 
 class Prepared(NamedTuple):
-    """Decoded images, and what a recipe's `data` leaves open, settled."""
+    """Images, and what a recipe's `data` leaves open, settled."""
 
-    train: Split
+    train: Split  # decoded, or still paths where they are streamed
     test: Split
     val: Split | None
     size: int  # side of the images in pixels
     channels: int
     mean: tuple[float, ...]  # per channel, in fractions of the full range
     std: tuple[float, ...]
+    loader: str  # "resident" or "streaming"
+    sizes: NDArray[np.int32] | None  # [N, 2], height and width of the training images, where data.area=whole
 
 
 def find(data: Data) -> sources.Source:
@@ -69,13 +75,15 @@ def prepare(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     size: int | None = None,
+    room: int | None = None,
 ) -> Prepared:
-    """Find, subset and decode the images of a recipe.
+    """Find and subset the images of a recipe, and decode those that stay in memory.
 
     Args:
         data: the recipe's section.
         screen: for remarks and the progress of decoding.
         mean, std, size: what a pretrained network wants; used where the recipe says nothing.
+        room: bytes that are free for images, on the host and on the device; none: as many as are needed.
 
     Raises:
         UserError: whatever is wrong with the images.
@@ -90,16 +98,30 @@ def prepare(
             f"model.pretrained: these weights were trained at {size} x {size} pixels, and the images of {data.name} "
             f"are {side} x {side} and are not resized; data.size={side} takes them as they are"
         )
-    train = decoded(train, "training images", data.size or size, data.channels, data.cache, screen)
-    size, channels = pixels(train).shape[1], pixels(train).shape[3]
+    size = data.size or size
+    loader, why = choose_loader(data, train, size, room)
+    if why:
+        screen.say(why)
+    channels: int | None = data.channels
+    sizes = None
+    if loader == "streaming":
+        assert isinstance(train.images, Paths), "arrays are not streamed"
+        if data.area == "whole" or channels is None:
+            sizes, found = headers(train.images, data.cache, screen)
+            channels = channels or found
+            sizes = sizes if data.area == "whole" else None
+    else:
+        train = decoded(train, "training images", size, channels, data.cache, screen)
+        size, channels = pixels(train).shape[1], pixels(train).shape[3]
+    assert size is not None
+    assert channels is not None
     test = decoded(source.test, "test images", size, channels, data.cache, screen)
     val = None if val is None else decoded(val, "validation images", size, channels, data.cache, screen)
     if mean is not None and std is not None and channels == 1:  # colour weights see grey through the mean of theirs
         mean, std = [sum(mean) / len(mean)], [sum(std) / len(std)]
     mean, std = data.mean or mean or source.mean, data.std or std or source.std
     if mean is None or std is None:
-        mean, std = measured(pixels(train))
-        screen.say(f"normalisation measured on the training images: mean {np.round(mean, 4)}, std {np.round(std, 4)}")
+        mean, std = measure(train, size, channels, screen)
     if len(mean) != channels or len(std) != channels:
         raise UserError(f"data.mean and data.std need {channels} values, one for each channel of the images")
     return Prepared(
@@ -110,18 +132,103 @@ def prepare(
         channels,
         tuple(round(float(m), 6) for m in mean),
         tuple(round(float(s), 6) for s in std),
+        loader,
+        sizes,
     )
 
 
-def measured(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
+def choose_loader(data: Data, train: Split, size: int | None, room: int | None) -> tuple[str, str]:
+    """The loader, "resident" or "streaming", and why in a sentence; arrays are resident, without a word.
+
+    Args:
+        data: the recipe's section.
+        train: the training images.
+        size: side of the decoded images in pixels, if known.
+        room: bytes that are free for images; none: as many as are needed.
+
+    Raises:
+        UserError: the recipe wants what these images cannot give.
+    """
+    if isinstance(train.images, np.ndarray):
+        if data.area == "whole" or data.loader == "streaming":
+            key, value = ("area", "square") if data.area == "whole" else ("loader", "resident")
+            raise UserError(
+                f"data.{key}={getattr(data, key)} is for image files, and the images of {data.name} come as one array: "
+                f"set data.{key}={value}"
+            )
+        return "resident", ""
+    if size is None:
+        if data.area == "whole" or data.loader == "streaming":
+            key = "area" if data.area == "whole" else "loader"
+            raise UserError(
+                f"data.{key}={getattr(data, key)} needs data.size, to which the test images are brought at least: set "
+                "it, e.g. data.size=256"
+            )
+        return "resident", ""
+    needed = len(train) * size * size * (data.channels or 3)
+    why = f"decoded to {size} x {size} pixels they take {amount(needed)}"
+    why += "" if room is None else f", and {amount(room)} are free"
+    if data.area == "whole":
+        why = "data.area=whole cuts out of the images as they are"
+    full = data.loader == "auto" and room is not None and needed > room // 2
+    if data.area == "whole" or data.loader == "streaming" or full:
+        return "streaming", f"workers decode the {len(train):,} training images in each epoch: {why}"
+    return "resident", f"the {len(train):,} training images stay in memory: {why}"
+
+
+def amount(size: int) -> str:
+    """Bytes as people write them."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"
+
+
+def headers(paths: Paths, cache: bool, screen: Screen) -> tuple[NDArray[np.int32], int]:
+    """Height and width of every image (int32 [N, 2]), and channels."""
+    with screen.bar("reading sizes", len(paths)) as bar:
+        return decode.headers(
+            paths, cache_dir=decode.cache_folder() if cache else None, progress=bar.to, say=screen.say
+        )
+
+
+def measure(train: Split, size: int, channels: int, screen: Screen) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of the training images' channels, said in a sentence.
+
+    Of images that are not in memory, 10,000 are taken, the same ones each time.
+    """
+    images, what = train.images, "the training images"
+    if isinstance(images, Paths):
+        rows = np.sort(Draws(0, "normalisation").permutation(len(images))[:SAMPLE])
+        what = f"{len(rows):,} of {len(images):,} training images" if len(rows) < len(images) else what
+        with screen.bar("measuring colours", len(rows)) as bar:
+            mean, std = measured(_sampled(images, rows, size, channels, bar.to), channels)
+    else:
+        mean, std = measured([images], channels)
+    screen.say(f"normalisation measured on {what}: mean {np.round(mean, 4)}, std {np.round(std, 4)}")
+    return mean, std
+
+
+def _sampled(
+    paths: Paths, rows: NDArray[np.int64], size: int, channels: int, progress: decode.Progress
+) -> Iterable[NDArray[np.uint8]]:
+    for start in range(0, len(rows), SAMPLE_PART):
+        some = paths.select(rows[start : start + SAMPLE_PART])
+        yield decode.materialise(some, size=size, channels=channels, cache_dir=None)
+        progress(start + len(some), len(rows))
+
+
+def measured(parts: Iterable[NDArray[np.uint8]], channels: int) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel in fractions of the full range; at least one level of deviation.
 
     From a histogram, image after image: as floats, the pixels would take eight times their memory.
+
+    Args:
+        parts: uint8 [n, side, side, channels] each.
+        channels: how many.
     """
-    histogram = np.zeros((images.shape[3], 256))
-    for image in images:
-        for channel in range(images.shape[3]):
-            histogram[channel] += np.bincount(image[..., channel].reshape(-1), minlength=256)
+    histogram = np.zeros((channels, 256))
+    for images in parts:
+        for image in images:
+            for channel in range(channels):
+                histogram[channel] += np.bincount(image[..., channel].reshape(-1), minlength=256)
     share, level = histogram / histogram.sum(1, keepdims=True), np.arange(256)
     mean = share @ level
     std = np.sqrt((share * (level - mean[:, None]) ** 2).sum(1))

@@ -25,7 +25,18 @@ from glmc.sections import FORMS, Data, Eval, Expect, MethodChoice, Model, Optim,
 RECIPES = files("glmc") / "recipes"
 
 
-HARMLESS = frozenset(("data.root", "data.download", "data.cache", "train.device", "train.save_minutes", "parent"))
+HARMLESS = frozenset(
+    (
+        "data.root",
+        "data.download",
+        "data.cache",
+        "data.loader",
+        "data.workers",
+        "train.device",
+        "train.save_minutes",
+        "parent",
+    )
+)
 """Keys that do not change what comes out of a run, so that they may change when it is resumed."""
 
 

@@ -4,12 +4,13 @@ import contextlib
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from glmc import checkpoint, folder, runtime
 from glmc.build import Parts, build, build_judge, load_trained, try_one_step
+from glmc.data.resident import Loader
 from glmc.engine import State, fit, refuse_non_finite
 from glmc.errors import Interrupted, UserError
 from glmc.metrics import per_class
@@ -31,18 +32,42 @@ def train(recipe: Recipe, out: Path | None, *, command: str, quiet: bool = False
         since: `time.perf_counter()` when the command began, for the start-up time.
     """
     run = folder.claim(out, recipe.name)
-    screen = Screen(run / "log.txt", quiet)
+    screen = Screen(quiet=quiet)
+    carry_out([begin(recipe, run, Screen(run / "log.txt", quiet), command, since)], run, screen)
+    return run
+
+
+class Begun(NamedTuple):
+    """A run that stands ready to be trained."""
+
+    parts: Parts
+    run: Path
+    state: State
+    screen: Screen
+    memory: int  # bytes of the device that training takes, about; 0 where nobody tells
+
+
+def begin(recipe: Recipe, run: Path, screen: Screen, command: str, since: float) -> Begun:
+    """Build a new run in a claimed folder, and say what is about to be trained."""
     try:
         checkpoint.write_atomic(run / "recipe.yaml", recipe.to_yaml())  # from here on, a killed run can be resumed
         parts = build(recipe, screen)
-        try_one_step(parts)
+        memory = try_one_step(parts)
         folder.remember_stage_one(run, recipe)
         checkpoint.write_atomic(run / "recipe.yaml", parts.recipe.to_yaml())
     except BaseException:
         folder.release(run)  # nothing was begun: leave nothing behind
         raise
-    carry_out(parts, run, State(), screen, command, since)
-    return run
+    return ready(Begun(parts, run, State(), screen, memory), command, since)
+
+
+def ready(begun: Begun, command: str, since: float) -> Begun:
+    """Note the circumstances and the start-up time of a run that is built, and say what is about to be trained."""
+    parts, run, state, screen, _ = begun
+    folder.record_environment(run, runtime.environment(parts.device, parts.recipe.train.precision, command))
+    folder.announce(parts, run, screen)
+    state.seconds["startup"] += time.perf_counter() - since
+    return begun
 
 
 def resume(run: Path, overrides: tuple[str, ...] = (), *, command: str, quiet: bool = False, since: float) -> Path:
@@ -51,9 +76,6 @@ def resume(run: Path, overrides: tuple[str, ...] = (), *, command: str, quiet: b
     Raises:
         UserError: there is no run, or an override would change its result.
     """
-    if (run / "seeds.json").is_file() and not overrides:
-        go_through_seeds(run, command=command, quiet=quiet, since=since)
-        return run
     if not (run / "recipe.yaml").is_file():
         raise UserError(f"--resume {run}: no run lies there (recipe.yaml is missing)")
     for assignment in overrides:
@@ -70,6 +92,12 @@ def resume(run: Path, overrides: tuple[str, ...] = (), *, command: str, quiet: b
             report.write(run)
         folder.show(run, screen)
         return run
+    carry_out([take_up(run, overrides, screen, command, since)], run, Screen(quiet=quiet))
+    return run
+
+
+def take_up(run: Path, overrides: tuple[str, ...], screen: Screen, command: str, since: float) -> Begun:
+    """Build a run anew from its folder and its last valid checkpoint, if it has one."""
     point = checkpoint.latest(run / "checkpoints")
     for remark in point.remarks if point else ():
         screen.say(remark)
@@ -80,59 +108,103 @@ def resume(run: Path, overrides: tuple[str, ...] = (), *, command: str, quiet: b
         checkpoint.write_atomic(run / "recipe.yaml", parts.recipe.to_yaml())  # it may not have been settled yet
     state = restore(parts, point) if point else State()
     screen.say(f"going on from epoch {state.epoch + 1}, step {state.step} of {parts.loader.steps}")
-    carry_out(parts, run, state, screen, command, since)
-    return run
+    return ready(Begun(parts, run, state, screen, 0), command, since)
 
 
-def carry_out(parts: Parts, run: Path, state: State, screen: Screen, command: str, since: float) -> None:
-    """Train to the end, leaving a record for each epoch and a checkpoint whenever one is due; then conclude."""
-    recipe, total = parts.recipe, parts.total_steps
-    folder.record_environment(run, runtime.environment(parts.device, recipe.train.precision, command))
+def carry_out(begun: Sequence[Begun], again: Path, screen: Screen) -> None:
+    """Train runs to their end, side by side, a step of each in turn; on a GPU each in a stream of its own.
+
+    Args:
+        begun: the runs; they share nothing, and each comes out as it would alone.
+        again: the folder that goes on with them after an interruption.
+        screen: where their progress is shown.
+
+    Raises:
+        Interrupted: a signal has come; all that is unfinished has been saved.
+    """
+    with signals() as arrived, screen.bar("training", sum(each.parts.total_steps for each in begun)) as bar:
+
+        def tell(line: str) -> None:
+            bar.to(sum(each.state.steps for each in begun), what=line)
+
+        alive = [(training(each, tell, arrived), runtime.own_stream(each.parts.device, len(begun))) for each in begun]
+        while alive:
+            for steps, stream in tuple(alive):
+                with stream:
+                    if next(steps, None) is None:
+                        alive.remove((steps, stream))
+    if arrived and not all((each.run / "result.json").exists() for each in begun):
+        name = signal.Signals(arrived[0]).name
+        raise Interrupted(f"stopped by {name}, state saved; go on with: glmc train --resume {again}", arrived[0])
+    for each in begun:
+        folder.show(each.run, each.screen)
+
+
+def training(begun: Begun, tell: Callable[[str], None], arrived: Sequence[int]) -> Iterator[int]:
+    """Train a run to its end, leaving a record for each epoch and a checkpoint whenever one is due; then conclude.
+
+    Args:
+        begun: the run.
+        tell: takes the line beside the progress bar.
+        arrived: signals; after one, the state is saved, and this ends.
+
+    Yields:
+        How many steps are done, after each.
+    """
+    parts, run, state, screen, _ = begun
+    recipe, total, loader = parts.recipe, parts.total_steps, parts.loader
     records = folder.read_metrics(run, state.epoch)  # a kill may have come between a record and its checkpoint
     folder.write_metrics(run, records)
-    folder.announce(parts, run, screen)
-
-    state.seconds["startup"] += time.perf_counter() - since
-    lap = glanced = time.monotonic()
-    with signals() as arrived, screen.bar("training", total, state.steps) as bar:
-        for epoch_over, meter in fit(
-            parts.method,
-            parts.loader,
-            parts.optimizer,
-            state,
-            epochs=recipe.train.epochs,
-            factors=parts.factors,
-            precision=recipe.train.precision,
-            clip=recipe.optim.clip,
-            average=parts.average,
-            max_steps=recipe.train.max_steps,
-        ):
-            now = time.monotonic()
-            if not epoch_over and now - glanced > GLANCE_SECONDS:
-                glanced, means = now, meter.glance()
-                refuse_non_finite(means, state.epoch)
-                bar.to(state.steps, what=folder.headline(recipe, state, means, records))
-            due = bool(arrived) or now - lap > 60 * recipe.train.save_minutes
-            if not epoch_over and not due:
-                continue
+    began = lap = glanced = time.monotonic()
+    for epoch_over, meter in fit(
+        parts.method,
+        loader,
+        parts.optimizer,
+        parts.step,
+        state,
+        epochs=recipe.train.epochs,
+        factors=parts.factors,
+        average=parts.average,
+        max_steps=recipe.train.max_steps,
+    ):
+        state.ways[parts.step.way] = state.ways.get(parts.step.way, 0) + 1
+        now = time.monotonic()
+        if not epoch_over and now - glanced > GLANCE_SECONDS:
+            glanced, means = now, meter.glance()
+            refuse_non_finite(means, state.epoch)
+            tell(folder.headline(recipe, state, means, records) + waiting(loader, time.monotonic() - began))
+        due = bool(arrived) or now - lap > 60 * recipe.train.save_minutes
+        if epoch_over or due:
             state.sums = meter.read()  # waits for the device
             refuse_non_finite(state.sums, state.epoch - epoch_over)
             state.seconds["train"] += time.monotonic() - lap
             if epoch_over:
                 records.append(conclude_epoch(parts, state, records, last=state.steps == total))
+                began += records[-1]["seconds"]["eval"]
                 folder.write_metrics(run, records)
-                line = folder.headline(recipe, state, records[-1]["terms"], records)
-                bar.to(state.steps, what=line)
+                line = folder.headline(recipe, state, records[-1]["terms"], records) + waiting(
+                    loader, time.monotonic() - began
+                )
+                tell(line)
                 (screen.note if screen.console.is_terminal else screen.say)(line)
                 keep_selected(parts, run, state, records)
                 state.sums = {}
             save(parts, run, state)
             lap = time.monotonic()
             if arrived:
-                name = signal.Signals(arrived[0]).name
-                raise Interrupted(f"stopped by {name}, state saved; go on with: glmc train --resume {run}", arrived[0])
+                loader.close()
+                return
+        yield state.steps
+    loader.close()
     conclude(parts, run, state, records)
-    folder.show(run, screen)
+
+
+def waiting(loader: Loader, seconds: float) -> str:
+    """How a loader that is waited for shares the time with the steps; `seconds` since training began."""
+    if not loader.waited:
+        return ""
+    share = 100 * loader.waited / max(seconds, loader.waited)
+    return f"  data {share:.0f} % / step {100 - share:.0f} %"
 
 
 def conclude_epoch(parts: Parts, state: State, records: list[dict[str, Any]], *, last: bool) -> dict[str, Any]:
@@ -175,6 +247,7 @@ def conclude(parts: Parts, run: Path, state: State, records: list[dict[str, Any]
         "weights_sha256": checkpoint.weights_sha256(parts.judged.state_dict()),
         "seconds": state.seconds,
     }
+    result["step"] = {"asked": recipe.train.step, **state.ways}
     if recipe.parent is not None:
         result |= {"stage2": recipe.method.name, "stage1": json.loads((run / "stage1.json").read_text())}
     for name, known in (("expect", recipe.expect), ("published", recipe.published)):
@@ -202,60 +275,6 @@ def signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def train_seeds(recipe: Recipe, seeds: list[int], out: Path | None, *, command: str, quiet: bool, since: float) -> Path:
-    """Train a recipe once for each seed, in folders seed-N of one folder, and tell mean and deviation."""
-    seeded = [recipe.override(f"train.seed={seed}") for seed in seeds]
-    base = folder.claim(out, recipe.name)
-    (base / "log.txt").unlink(missing_ok=True)
-    checkpoint.write_atomic(base / "seeds.json", json.dumps([each.to_yaml() for each in seeded]) + "\n")
-    try:
-        go_through_seeds(base, command=command, quiet=quiet, since=since)
-    finally:
-        if not any(base.glob("seed-*")):  # the first run did not come to begin
-            (base / "seeds.json").unlink()
-            folder.release(base)
-    return base
-
-
-def go_through_seeds(base: Path, *, command: str, quiet: bool, since: float) -> None:
-    """Train each seed of a folder, go on with it, or take it as it is if it is finished; then summarise them."""
-    runs = []
-    for text in json.loads((base / "seeds.json").read_text()):
-        recipe = parse(text)
-        run = base / f"seed-{recipe.train.seed}"
-        if not (run / "recipe.yaml").exists():
-            train(recipe, run, command=command, quiet=quiet, since=since)
-        elif not (run / "result.json").exists():
-            resume(run, command=command, quiet=quiet, since=since)
-        runs.append(run)
-        since = time.perf_counter()
-    from glmc import report
-
-    screen, spread = Screen(quiet=quiet), report.summary(runs)
-    checkpoint.write_atomic(base / "summary.json", json.dumps(summarise(runs, spread), indent=1) + "\n")
-    row = {key: value["mean"] for key, value in spread.items()}
-    row |= {f"{key}_sd": value["sd"] for key, value in spread.items() if "sd" in value}
-    rows = {f"last epoch, {len(runs)} seeds": row}
-    if recipe.expect is not None:
-        rows[f"expected ({recipe.expect.seeds} seeds)"] = folder.expectation(recipe.expect.model_dump())
-    screen.table(f"{recipe.name}, mean and standard deviation", rows)
-    screen.say(f"{base / 'summary.json'}")
-
-
-def summarise(runs: list[Path], spread: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """What summary.json holds: mean and deviation over the seeds, each seed's figures, and their circumstances."""
-    results = [json.loads((run / "result.json").read_text()) for run in runs]
-    same = ("schema", "recipe", "method", "backbone", "parameters", "counts", "epochs", "steps")
-    each = ("seed", "last", "best_on_test", "flip_tta", "selected_on_val", "weights_sha256", "seconds")
-    return {
-        **{key: results[0][key] for key in same},
-        "last": spread,
-        "runs": [{key: result[key] for key in each if key in result} for result in results],
-        "environment": json.loads((runs[0] / "environment.json").read_text()),
-        "values": folder.recipe_of(runs[0]).model_dump(),
-    }
 
 
 def test(path: Path, overrides: tuple[str, ...], *, quiet: bool) -> dict[str, Any]:

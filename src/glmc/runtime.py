@@ -1,10 +1,15 @@
 """The machine a run stands on: device, precision, memory, and what to write down about it."""
 
 import copy
+import math
 import os
 import platform
+import shutil
 import sys
+import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +17,8 @@ from torch import Tensor, nn
 from glmc import __version__
 from glmc.errors import UserError
 
+LONG_RUN = 5e14  # operations; see benchmarks/README.md for the run that compiling pays for
+MOST_TOGETHER = 8  # runs on one GPU: beyond that, small networks no longer gain
 THREADS = torch.get_num_threads()  # PyTorch's choice, or that of OMP_NUM_THREADS
 
 
@@ -34,20 +41,96 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def pick_precision(name: str, device: torch.device) -> str:
-    """The precision of a recipe's `train.precision`: "bfloat16" where the hardware multiplies in it, else "float32"."""
+def pick_precision(name: str, device: torch.device, say: Callable[[str], None]) -> str:
+    """The precision of a recipe's `train.precision`: "bfloat16" where the hardware multiplies in it, else "float32".
+
+    On a CPU, where some versions and processors are slow or wrong in it, that is tried first; what speaks against it is
+    said.
+    """
     if name != "auto":
         return name
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():  # every processor with AMX has it, too
-        return "bfloat16"
+        objection = try_bfloat16()
+        if objection is None:
+            return "bfloat16"
+        say(f"computing in float32: {objection}")
     return "float32"
 
 
+def try_bfloat16() -> str | None:
+    """What speaks against convolutions in bfloat16 on this processor, after a tenth of a second of trial; or nothing.
+
+    Forward and backward, in three shapes that a ResNet has: values must agree with float32 to within 2 % of the largest
+    one, and all three together must not take longer.
+    """
+    generator = torch.Generator().manual_seed(0)
+    seconds = {torch.bfloat16: 0.0, torch.float32: 0.0}
+    for inputs, outputs, side, stride in ((3, 16, 32, 1), (16, 32, 32, 2), (64, 64, 8, 1)):
+        x = torch.randn(32, inputs, side, side, generator=generator).to(memory_format=torch.channels_last)
+        weight = torch.randn(outputs, inputs, 3, 3, generator=generator)
+        found = {}
+        for dtype in seconds:
+            found[dtype], fastest = _convolve(x.to(dtype), weight.to(dtype), stride)
+            seconds[dtype] += fastest
+        for ours, right in zip(found[torch.bfloat16], found[torch.float32], strict=True):
+            if not (ours.float() - right).abs().max() <= 0.02 * right.abs().max():  # also false for NaN
+                return f"a convolution of {inputs} to {outputs} channels in bfloat16 gives wrong values here"
+    if seconds[torch.bfloat16] > 1.1 * seconds[torch.float32]:  # a tenth is noise
+        ratio = seconds[torch.bfloat16] / seconds[torch.float32]
+        return f"convolutions in bfloat16 take {ratio:.1f} times as long here"
+    return None
+
+
+def _convolve(x: Tensor, weight: Tensor, stride: int) -> tuple[list[Tensor], float]:
+    """Output and both gradients of a convolution, and the least of five times in seconds."""
+    x, weight = x.requires_grad_(), weight.requires_grad_()
+    fastest = math.inf
+    for _ in range(5):
+        began = time.perf_counter()
+        y = torch.nn.functional.conv2d(x, weight, stride=stride, padding=1)
+        gradients = torch.autograd.grad(y, (x, weight), y)
+        fastest = min(fastest, time.perf_counter() - began)
+    return [y.detach(), *gradients], fastest
+
+
+def pick_way(device: torch.device, flops: float) -> Literal["graph", "compile", "eager"]:
+    """How a run's steps are carried out, if its recipe does not say; `flops` are those of all its steps together.
+
+    The same on every machine with such a device, as compiled steps round differently.
+    """
+    if device.type == "cuda":
+        return "graph"
+    return "compile" if device.type == "cpu" and flops >= LONG_RUN and _has_compiler() else "eager"
+
+
+def _has_compiler() -> bool:
+    return shutil.which(os.environ.get("CXX", "g++")) is not None
+
+
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context in which a network computes: convolutions and products in bfloat16, or everything in float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    """The context in which a network computes: convolutions and products in bfloat16, or everything in float32.
+
+    On a GPU, weights are cast anew each time they are used: a cast that is kept would be missing from a recorded graph.
+    """
+    enabled = precision == "bfloat16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=device.type != "cuda")
+
+
+def own_stream(device: torch.device, runs: int) -> AbstractContextManager[object]:
+    """A context that may be entered again and again: where a run computes when several share a device."""
+    if device.type == "cuda" and runs > 1:
+        return torch.cuda.stream(torch.cuda.Stream(device))
+    return nullcontext()
+
+
+def runs_that_fit(device: torch.device, memory: int) -> int:
+    """How many runs a GPU takes side by side, of which the first is built and takes `memory` bytes; elsewhere one."""
+    free = free_memory(device)
+    if device.type != "cuda" or not memory or free is None:
+        return 1
+    return max(1, min(MOST_TOGETHER, int(0.8 * free / (1.5 * memory))))  # graphs keep some of theirs to themselves
 
 
 def free_memory(device: torch.device) -> int | None:
@@ -73,6 +156,18 @@ def _container_room() -> int:
         return sys.maxsize
 
 
+def room_for_images(device: torch.device) -> int | None:
+    """Bytes that are free for images where they will live, on the device and on the host; None where nobody tells."""
+    known = [free for free in (free_memory(device), free_memory(torch.device("cpu"))) if free is not None]
+    return min(known, default=None)
+
+
+def home_of(size: int, device: torch.device) -> torch.device:
+    """Where that many bytes of test images live: on the device if they take at most half of what is free there."""
+    free = free_memory(device)
+    return device if free is None or size <= free // 2 else torch.device("cpu")
+
+
 def check_pixels(size: int, device: torch.device) -> None:
     """Raise a `UserError` if that many bytes of images do not fit on a GPU; on the CPU they are there already."""
     free = free_memory(device)
@@ -85,7 +180,7 @@ def check_pixels(size: int, device: torch.device) -> None:
 
 def check_memory(
     method: nn.Module, loss_of: Callable[[nn.Module, int], Tensor], batch_size: int, device: torch.device
-) -> None:
+) -> int:
     """Refuse a batch that will not fit, before training, and name the one that does.
 
     Two small steps on a copy of the method count the bytes that the backward pass keeps; they grow with the batch,
@@ -97,12 +192,15 @@ def check_memory(
         batch_size: of the recipe.
         device: where the run will be.
 
+    Returns:
+        About how many bytes training will take beside the images; 0 where nobody tells how many are free.
+
     Raises:
         UserError: the batch needs more than is free.
     """
     free = free_memory(device)
     if free is None:
-        return
+        return 0
     trial = copy.deepcopy(method).train()
 
     def kept_by(images: int) -> int:
@@ -132,6 +230,7 @@ def check_memory(
             f"data.batch_size={batch_size} needs about {each * batch_size / 2**30:.1f} GiB for one step and "
             f"{max(room, 0) / 2**30:.1f} GiB are free on {device.type}; {remedy}"
         )
+    return int(each * batch_size) + 3 * parameters
 
 
 def environment(device: torch.device, precision: str, command: str) -> dict[str, object]:

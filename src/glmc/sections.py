@@ -75,6 +75,15 @@ class Data(Section):
     std: list[Annotated[float, Field(gt=0, le=1)]] | None = Field(
         None, description="divided by, one per channel, in (0, 1]; null: the data set's own"
     )
+    area: Literal["square", "whole"] = Field(
+        "square", description="where resized_crop cuts training images: in the square of data.size, or the whole image"
+    )
+    loader: Literal["auto", "resident", "streaming"] = Field(
+        "auto", description="training images: decoded once into memory, or by workers in each epoch; auto: what fits"
+    )
+    workers: int | None = Field(
+        None, ge=1, description="processes that decode while streaming; null: one a core, at most 16"
+    )
     batch_size: int = Field(64, ge=1, description="training images a step and stream")
     cache: bool = Field(True, description="whether decoded images are kept on disk")
 
@@ -94,6 +103,8 @@ class Data(Section):
         for key, values in (("mean", self.mean), ("std", self.std)):
             if values is not None and len(values) not in ({1, 3} if self.channels is None else {self.channels}):
                 raise rule(key, f"must have one value per channel ({self.channels or '1 or 3'}), not {len(values)}")
+        if self.area == "whole" and self.loader == "resident":
+            raise rule("area", "is whole, which data.loader=resident does not keep: set data.loader to auto")
         return self
 
 
@@ -284,6 +295,11 @@ class Train(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute; auto: the fastest")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the products; auto: bfloat16 where the hardware is made for it"
+    )
+    step: Literal["auto", "graph", "compile", "eager"] = Field(
+        "auto",
+        description="how a step is carried out: replayed as a CUDA graph, compiled, or as it is written; auto: a graph "
+        "on CUDA, on a CPU compiled if the run is long. What does not work is left for the next, and that is said",
     )
     threads: int | None = Field(
         None, ge=1, description="processor threads; null: PyTorch's choice. Small networks are faster with 1"

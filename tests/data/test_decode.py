@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glmc.data.decode import cache_entries, cache_folder, clear_cache, decode_image, materialise
+from glmc.data.decode import cache_entries, cache_folder, clear_cache, decode_image, headers, materialise, read_image
 from glmc.data.split import Paths
 from glmc.errors import UserError
 
@@ -179,6 +179,58 @@ def test_an_unknown_orientation_is_ignored(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 77
     np.testing.assert_array_equal(read(tmp_path, Image.fromarray(COLOUR), exif=exif), COLOUR)
+
+
+# -------------------------------------------------------------------------------------------------- JPEGs, twice read
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("kind", [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"keep_rgb": True}])
+@pytest.mark.parametrize("shape", [(37, 50), (64, 48), (1, 9), (16, 16)])
+def test_a_jpeg_has_pils_pixels(tmp_path, shape, kind, subsampling):
+    coarse = RANDOM.randint(0, 256, (5, 7, 3)).astype(np.uint8)
+    image = Image.fromarray(coarse).resize(shape[::-1], Image.Resampling.BICUBIC)
+    options = kind if "keep_rgb" in kind else kind | {"subsampling": subsampling}
+    for quality in (30, 75, 95):
+        image.save(tmp_path / "a.jpg", quality=quality, **options)
+        with Image.open(tmp_path / "a.jpg") as theirs:
+            np.testing.assert_array_equal(read_image(tmp_path / "a.jpg", 3), np.asarray(theirs.convert("RGB")))
+            np.testing.assert_array_equal(
+                read_image(tmp_path / "a.jpg", 1)[..., 0], np.asarray(theirs.convert("RGB").convert("L"))
+            )
+
+
+def test_a_whole_image_is_read_without_changing_its_shape(tmp_path):
+    values = RANDOM.randint(0, 256, (4, 7, 3)).astype(np.uint8)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", 3), values)
+    assert read_image(tmp_path / "a.png", 1).shape == (4, 7, 1)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "a.webp"])
+def test_headers_tell_the_size_of_the_upright_picture(tmp_path, name, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.zeros((4, 9), np.uint8)).save(tmp_path / name, exif=exif)
+    sizes, _ = headers(Paths.from_list(tmp_path, [name]), cache_dir=None)
+    assert tuple(sizes[0]) == read_image(tmp_path / name, 3).shape[:2]
+    assert tuple(sizes[0]) == ((4, 9) if orientation < 5 else (9, 4))
+
+
+def test_headers_tell_channels_and_are_cached(tmp_path):
+    grey = save(tmp_path / "images", {"a.png": GREY, "b.png": np.zeros((3, 5), np.uint8)})
+    sizes, channels = headers(grey, cache_dir=tmp_path / "cache")
+    assert (sizes.dtype, sizes.tolist(), channels) == (np.int32, [[6, 6], [3, 5]], 1)
+    calls = []
+    again, channels = headers(grey, cache_dir=tmp_path / "cache", progress=lambda *call: calls.append(call))
+    assert (again.tolist(), channels, calls) == (sizes.tolist(), 1, [])
+    assert load(grey, size=6, cache_dir=tmp_path / "cache").shape == (2, 6, 6, 1)  # the pixels are another entry
+    mixed = save(tmp_path / "images", {"a.png": GREY, "c.png": COLOUR})
+    assert headers(mixed, cache_dir=tmp_path / "cache")[1] == 3
+    (tmp_path / "images" / "c.png").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"1 of 2 images in .* cannot be read \(first: 'c.png'"):
+        headers(mixed, cache_dir=tmp_path / "cache")
 
 
 # ---------------------------------------------------------------------------------------------------------- sizes

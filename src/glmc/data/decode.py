@@ -1,12 +1,15 @@
-"""Image files become one uint8 array, decoded once in parallel and cached on disk.
+"""Image files become one uint8 array, decoded once in parallel and cached on disk, or single pictures.
 
 What a pixel is: the first frame, turned upright by its EXIF orientation, in the colours as stored (profiles are not
 applied). Transparent pixels are laid on white, the page that most cut-out pictures were drawn for. 16 bits keep the
-high byte. CMYK and palettes become RGB; the grey of a colour picture is ITU-R 601 luma. The largest centred square is
-then resized.
+high byte. CMYK and palettes become RGB; the grey of a colour picture is ITU-R 601 luma. The array holds the largest
+centred square of each picture, resized.
+
+PIL reads everything. Plain colour JPEGs go through torchvision's libjpeg-turbo, which gives the same pixels sooner.
 """
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -17,7 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import PIL
@@ -40,6 +43,7 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+SIDEWAYS = {5, 6, 7, 8}  # those that exchange height and width
 ORIENTATION = 0x0112  # the EXIF tag
 
 Progress = Callable[[int, int], None]
@@ -98,25 +102,92 @@ def materialise(
 
 
 def decode_image(file: str | Path, size: int, channels: int) -> NDArray[np.uint8]:
-    """One image file as uint8 [size, size, channels]; the module's text says what a pixel is.
+    """The largest centred square of one image file as uint8 [size, size, channels], see the module's text.
 
     Raises:
-        Exception: whatever PIL finds wrong with the file.
+        Exception: whatever is wrong with the file.
     """
-    with Image.open(file, formats=FORMATS) as image:
+    return centre_square(read_image(file, channels), size)
+
+
+def read_image(file: str | Path, channels: int) -> NDArray[np.uint8]:
+    """One whole image file as uint8 [H, W, channels]; the module's text says what a pixel is.
+
+    Raises:
+        Exception: whatever is wrong with the file.
+    """
+    with open(file, "rb") as stream:
+        data = stream.read()
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        if image.format == "JPEG" and image.mode == "RGB" and channels == 3 and _orientation(image) not in UPRIGHT:
+            return _read_jpeg(data)
         image.load()  # before the question: of TIFF, PIL turns the pixels here and takes the tag away
-        upright = UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
+        upright = UPRIGHT.get(_orientation(image))
         picture = _plain(image, channels)
     if upright is not None:
         picture = picture.transpose(upright)
-    width, height = picture.size
+    return np.array(picture).reshape(picture.height, picture.width, channels)
+
+
+def _read_jpeg(data: bytes) -> NDArray[np.uint8]:
+    import torch  # two seconds that a look into the cache need not wait
+    from torchvision.io import decode_jpeg
+
+    return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8)).permute(1, 2, 0).numpy()
+
+
+def centre_square(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """The largest centred square of uint8 [H, W, ch], resized (antialiased bilinear): uint8 [size, size, ch]."""
+    height, width, channels = picture.shape
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
     # Cropping first keeps whole pixels where nothing is to be resized, and a 1 x 65500 picture small.
-    picture = picture.crop((left, top, left + side, top + side))
-    if side != size:
-        picture = picture.resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(picture).reshape(size, size, channels)
+    square = picture[top : top + side, left : left + side]
+    if side == size:
+        return square
+    image = Image.fromarray(square if channels == 3 else square[..., 0])
+    return np.array(image.resize((size, size), Image.Resampling.BILINEAR)).reshape(size, size, channels)
+
+
+def headers(
+    paths: Paths,
+    *,
+    cache_dir: Path | None,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = warnings.warn,
+    workers: int | None = None,
+) -> tuple[NDArray[np.int32], int]:
+    """Size of every upright picture, and channels, from the headers of the files or from the cache.
+
+    Args:
+        paths, cache_dir, progress, say, workers: as in `materialise`.
+
+    Returns:
+        int32 [N, 2], height and width in pixels, and 1 if all files are grey, else 3.
+
+    Raises:
+        UserError: files that cannot be read (the first ten and their number).
+    """
+    fingerprint = _fingerprint(paths, "headers")
+    found = None if cache_dir is None else _read_cache(cache_dir, fingerprint, say)
+    if found is None:
+        found = np.empty((len(paths), 3), dtype=np.int32)  # height, width, channels
+
+        def look(row: int) -> None:
+            with Image.open(paths[row], formats=FORMATS) as image:
+                width, height = image.size
+                if image.format != "TIFF" and _orientation(image) in SIDEWAYS:  # of TIFF, PIL tells the upright size
+                    width, height = height, width
+                found[row] = height, width, 1 if image.mode in GREY_MODES else 3
+
+        _for_every(paths, look, workers, progress)
+        if cache_dir is not None:
+            _write_cache(cache_dir, fingerprint, found, paths.root, say)
+    return np.ascontiguousarray(found[:, :2]), int(found[:, 2].max(initial=1))
+
+
+def _orientation(image: Image.Image) -> Any:
+    return image.getexif().get(ORIENTATION, 1)
 
 
 def _plain(image: Image.Image, channels: int) -> Image.Image:
@@ -168,11 +239,11 @@ def _for_every(paths: Paths, work: Callable[[int], None], workers: int | None, p
             try:
                 work(row)
             except Exception as error:  # PIL raises nearly anything on a damaged file
-                failures.append(f"{paths.relative(row)!r} ({_reason(error)})")
+                failures.append(f"{paths.relative(row)!r} ({reason(error)})")
         return failures
 
     failures: list[str] = []
-    pool = ThreadPoolExecutor(workers or _cores())
+    pool = ThreadPoolExecutor(workers or cores())
     try:
         for number, failed in enumerate(pool.map(chunk, range(0, len(paths), CHUNK)), 1):
             failures += failed
@@ -191,13 +262,15 @@ def _refuse(paths: Paths, failures: list[str]) -> None:
         )
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """What is wrong with a file, in one line, from whatever its decoder raised."""
     if isinstance(error, PIL.UnidentifiedImageError):
         return "not an image, or not of its kind"
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -244,13 +317,13 @@ def _cache_files(folder: Path) -> list[Path]:
     return [folder / name for name in names if re.fullmatch(r"[0-9a-f]{64}\.(npy|json)|\.glmc-.*\.tmp", name)]
 
 
-def _fingerprint(paths: Paths, size: int | None, channels: int | None) -> str:
+def _fingerprint(paths: Paths, *options: str | int | None) -> str:
     """sha256 over options and files: path below the root, bytes, and the times of the last change.
 
     The status time joins the modification time because tools that keep the latter (tar, rsync) may replace a file by
     another of the same size; moving the whole folder changes neither.
     """
-    digest = hashlib.sha256(json.dumps([CACHE_FORMAT, PIL.__version__, size, channels]).encode())
+    digest = hashlib.sha256(json.dumps([CACHE_FORMAT, PIL.__version__, *options]).encode())
     failures = []
     for row in range(len(paths)):
         name = paths.relative(row)
@@ -276,7 +349,7 @@ def _about(file: Path) -> dict[str, object] | None:
     return about if isinstance(about, dict) and {"sha256", "date", "root"} <= about.keys() else None
 
 
-def _read_cache(folder: Path, name: str, say: Callable[[str], None]) -> NDArray[np.uint8] | None:
+def _read_cache(folder: Path, name: str, say: Callable[[str], None]) -> NDArray[Any] | None:
     """The cached array; None if there is none or it is damaged, which is said."""
     array, about_file = folder / f"{name}.npy", folder / f"{name}.json"
     if not about_file.exists():
@@ -292,15 +365,15 @@ def _read_cache(folder: Path, name: str, say: Callable[[str], None]) -> NDArray[
     return None
 
 
-def _write_cache(folder: Path, name: str, pixels: NDArray[np.uint8], root: str, say: Callable[[str], None]) -> None:
+def _write_cache(folder: Path, name: str, array: NDArray[Any], root: str, say: Callable[[str], None]) -> None:
     """Array first, then the small file that makes it count; each appears whole or not at all."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / f"{name}.npy", lambda file: _save(file, pixels))
+        _replace(folder / f"{name}.npy", lambda file: _save(file, array))
         with open(folder / f"{name}.npy", "rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         date = datetime.now().astimezone().isoformat(timespec="seconds")
-        about = {"sha256": sha256, "date": date, "root": os.path.abspath(root), "shape": pixels.shape}
+        about = {"sha256": sha256, "date": date, "root": os.path.abspath(root), "shape": array.shape}
         _replace(folder / f"{name}.json", lambda file: file.write(json.dumps(about).encode()))
     except OSError as error:
         say(
@@ -309,10 +382,10 @@ def _write_cache(folder: Path, name: str, pixels: NDArray[np.uint8], root: str, 
         )
 
 
-def _save(file: BinaryIO, pixels: NDArray[np.uint8]) -> None:
+def _save(file: BinaryIO, array: NDArray[Any]) -> None:
     """numpy.save, but with the reason if the disk is full."""
-    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(pixels))
-    file.write(pixels.data)
+    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+    file.write(array.data)
 
 
 def _replace(target: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -6,6 +6,7 @@ A new one is a file here, a row in the table and a recipe. A recipe may also nam
 
 METHODS = {
     "ce": "glmc.methods.cross_entropy:CrossEntropy",
+    "logit_adjusted": "glmc.methods.logit_adjusted:LogitAdjusted",
     "glmc": "glmc.methods.glmc:GLMC",
     "maxnorm": "glmc.methods.maxnorm:MaxNorm",
     "crt": "glmc.methods.crt:CRT",

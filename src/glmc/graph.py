@@ -1,0 +1,131 @@
+"""How a function of tensors is carried out: as it is written, compiled, or as a CUDA graph.
+
+    eager     operation by operation, from Python
+    compile   fused by torch.compile; takes a minute to build, and wins it back on a long run
+    graph     recorded once as a CUDA graph and replayed with a single call a step: nothing is left for Python to do,
+              which is most of the time of a small network on a large GPU
+
+A graph repeats the very kernels it recorded, on the very same memory. What changes from step to step must therefore lie
+in tensors: the inputs, which are copied into the recorded ones, and the state (weights, momentum, running averages,
+learning rate), which is changed in place. `engine.training_step` is written for that.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Way = Literal["graph", "compile", "eager"]
+WAYS: tuple[Way, ...] = ("graph", "compile", "eager")  # the fastest first
+Ways = Mapping[Way, Callable[[], Callable[[Any], Any]]]  # what makes a function that is carried out in that way
+WARM_UP = 3  # runs before a recording: libraries choose kernels and allocate workspaces in their first ones
+
+
+def leaves(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested tuples and mappings, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from leaves(item)
+    else:
+        for item in value:
+            yield from leaves(item)
+
+
+def copied(value: Any) -> Any:
+    """Nested tuples and mappings with every tensor copied to memory of its own."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, Mapping):
+        return {key: copied(item) for key, item in value.items()}
+    items = [copied(item) for item in value]
+    return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+
+
+class Graphed:
+    """A function that is recorded as a CUDA graph when it first meets inputs of some shapes, and replayed ever after.
+
+    Another shape, such as that of an epoch's last batch, is another graph in the same memory pool.
+
+    Args:
+        function: of nested tuples and mappings of CUDA tensors; returns the like. Nothing in it may wait for the host.
+        state: all the tensors that the function changes in place, as they are now: what a warm-up did to them is
+            undone, and those that a warm-up has created (momentum) become zero.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], state: Callable[[], list[Tensor]] = list) -> None:
+        self.function, self.state = function, state
+        self.replays = 0
+        self._recorded: dict[tuple[torch.Size, ...], tuple[torch.cuda.CUDAGraph, list[Tensor], Any]] = {}
+
+    def __call__(self, inputs: Any) -> Any:
+        """The function's results; they live until the next call with inputs of the same shapes."""
+        new = list(leaves(inputs))
+        shapes = tuple(tensor.shape for tensor in new)
+        if shapes not in self._recorded:
+            self._recorded[shapes] = self._record(inputs)
+        graph, held, results = self._recorded[shapes]
+        torch._foreach_copy_(held, new)
+        graph.replay()
+        self.replays += 1
+        return results
+
+    def _record(self, inputs: Any) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Any]:
+        held = copied(inputs)
+        before = [(tensor, tensor.clone()) for tensor in self.state()]
+        stream = torch.cuda.Stream()
+        try:
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UP):
+                    self.function(held)
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            pool = next((recorded[0].pool() for recorded in self._recorded.values()), None)
+            with torch.cuda.graph(graph, pool=pool):
+                results = self.function(held)
+        finally:
+            restore(before, self.state())
+        return graph, list(leaves(held)), results
+
+
+@torch.no_grad()
+def restore(before: list[tuple[Tensor, Tensor]], now: list[Tensor]) -> None:
+    """Give tensors their former values back, and zeros to those that were not there before."""
+    known = {id(tensor) for tensor, _ in before}
+    for tensor, value in before:
+        tensor.copy_(value)
+    for tensor in now:
+        if id(tensor) not in known:
+            tensor.zero_()
+
+
+class Ladder:
+    """A function carried out in the fastest way that works: one that fails at its first call is left for the next.
+
+    Args:
+        way: the first to be tried.
+        ways: all compute the same, to within rounding.
+        say: told in a sentence why a way was left.
+    """
+
+    def __init__(self, way: Way, ways: Ways, say: Callable[[str], None]) -> None:
+        self.way, self.say = way, say
+        self._ways, self._function, self._works = ways, ways[way](), False
+
+    def __call__(self, inputs: Any) -> Any:
+        """The function's results."""
+        try:
+            results = self._function(inputs)
+        except Exception as error:
+            if self.way == "eager" or self._works:
+                raise
+            lower = WAYS[WAYS.index(self.way) + 1]
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            self.say(f"train.step={self.way} does not work here ({reason}): going on with {lower}")
+            self.way, self._function = lower, self._ways[lower]()
+            return self(inputs)
+        self._works = True
+        return results
