@@ -29,12 +29,10 @@ MAY_IMPORT = {
     "methods": {
         "data.resident", "errors", "losses", "methods", "methods.parameters", "mixing", "models", "posthoc", "random",
     },
-    "published": {"checkpoint", "errors", "models"},
     "runtime": {"errors", "__init__"},
     "graph": set(),
     "engine": {"augment", "data", "errors", "methods", "metrics", "random", "runtime"},
-    "figures": {"metrics"},
-    "report": {"errors", "figures"},
+    "report": {"errors", "metrics", "report", "screen"},
     "prepare": {"data", "errors", "random", "recipe", "screen"},
     "build": {
         "augment", "data", "engine", "errors", "graph", "methods", "metrics", "models", "prepare", "random", "recipe",
@@ -42,25 +40,35 @@ MAY_IMPORT = {
     },
     "folder": {"build", "checkpoint", "engine", "errors", "methods", "recipe", "screen"},
     "saving": {"build", "checkpoint", "engine", "errors"},
-    "run": {
-        "build", "checkpoint", "data.resident", "engine", "errors", "folder", "metrics", "recipe", "report", "runtime",
-        "saving", "screen",
-    },
     "seeds": {"checkpoint", "folder", "recipe", "report", "run", "runtime", "screen"},
     "finetune": {
         "build", "checkpoint", "engine", "errors", "folder", "metrics", "posthoc", "recipe", "run", "runtime", "screen",
     },
-    "exchange": {"build", "checkpoint", "errors", "prepare", "published", "recipe", "runtime", "screen"},
     "sweep": {"checkpoint", "errors", "folder", "recipe", "report", "run", "screen"},
-    "own": {"recipe"},
-    "cli": {
-        "__init__", "data", "errors", "exchange", "finetune", "methods", "models", "own", "prepare", "recipe", "run", "seeds",
-        "sweep",
+    "run": {
+        "build", "checkpoint", "data.decode", "data.resident", "data.split", "engine", "errors", "folder", "metrics",
+        "prepare", "recipe", "report", "runtime", "saving", "screen", "trackers",
     },
+    "inference": {
+        "build", "checkpoint", "data", "engine", "errors", "inference", "metrics", "prepare", "random", "recipe", "run",
+        "screen",
+    },
+    "deploy": {
+        "__init__", "augment", "build", "checkpoint", "deploy", "errors", "inference", "methods", "metrics", "models",
+        "prepare", "random", "recipe", "run", "runtime", "screen",
+    },
+    "stats": {"data", "errors", "metrics", "prepare", "recipe", "report", "screen", "stats"},
+    "own": {"recipe"},
+    "make_lt": {"data", "errors", "metrics", "prepare", "screen", "stats"},
     "__main__": {"cli", "errors"},
     "flags": {"errors"},
     "legacy": {"__main__", "document", "errors", "flags", "prepare", "recipe"},
-    "__init__": set(),
+    "trackers": {"checkpoint", "errors", "trackers"},
+    "__init__": {"data.resident", "losses", "methods", "mixing", "models", "posthoc"},  # once a name is asked for
+    "cli": {
+        "__init__", "cli", "data", "deploy", "errors", "finetune", "inference", "make_lt", "methods", "models", "own",
+        "prepare", "recipe", "report", "run", "screen", "seeds", "stats", "sweep",
+    },
 }  # fmt: skip
 
 
@@ -90,7 +98,7 @@ def test_a_file_enters_only_the_rooms_its_own_may_enter(file):
 
 def test_every_room_is_in_the_picture():
     there = {path.name.removesuffix(".py") for path in SOURCE.iterdir() if path.suffix == ".py" or path.is_dir()}
-    assert there - {"recipes", "stages", "__pycache__"} == set(MAY_IMPORT)
+    assert there - {"recipes", "stages", "templates", "__pycache__"} == set(MAY_IMPORT)
 
 
 @pytest.mark.parametrize("name", ["losses", "mixing", "random", "schedule"])

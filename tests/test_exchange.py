@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from glmc import exchange, recipe, run
+from glmc import recipe, run
+from glmc.deploy import exchange
 from glmc.errors import UserError
 
 QUIET = {"command": "glmc", "quiet": True, "since": time.perf_counter()}

@@ -20,9 +20,7 @@ def inputs_of(method, loader, epoch=0):
     for number, part in enumerate(loader.parts(tables)):
         draws = {"lam": torch.tensor(0.1 + 0.2 * number), "centre": torch.tensor([0.3, 0.6])}
         progress = torch.tensor(0.4)
-        yield Inputs(
-            part, {name: table.to(loader.device) for name, table in draws.items()}, progress.to(loader.device)
-        )
+        yield Inputs(part, {name: table.to(loader.device) for name, table in draws.items()}, progress.to(loader.device))
 
 
 def losses_of(way, method, loader, optimizer, ways=None):

@@ -1,6 +1,7 @@
 """MixUp and CutMix against loops, and CutMix's geometry against its published values."""
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -58,3 +59,41 @@ def test_other_dimensions_than_an_images_can_be_cut():
     mixed, left = cutmix(a, b, torch.tensor(0.6), torch.tensor([0.5]), dims=(-1,))
     assert mixed[0, 0].tolist() == [0] * 15 + [1] * 20 + [0] * 15
     assert left.item() == pytest.approx(0.6)
+
+
+def slow_box(first, second, box):
+    """`first` with the positions of `second` at which every cut index lies in its range; box: dimension -> range."""
+    mixed = first.clone()
+    for at in product(*map(range, first.shape)):
+        if all(at[dim] in inside for dim, inside in box.items()):
+            mixed[at] = second[at]
+    return mixed
+
+
+@pytest.mark.parametrize(
+    ("shape", "dims", "centre", "box", "left"),
+    [  # lambda 0.75: a half of each of two sides, a quarter of one; an odd side loses one
+        ((2, 3, 8, 5), (2, 3), (0.5, 0.5), {2: range(2, 6), 3: range(1, 3)}, 1 - 4 * 2 / 40),  # ceil(2.5) // 2 = 1
+        ((2, 3, 8, 5), (-2,), (0.25,), {2: range(1, 3)}, 0.75),
+        ((2, 3, 8, 5), (-1, 1), (0.0, 0.99), {3: range(0, 1), 1: range(1, 3)}, 1 - 1 * 2 / 15),
+        ((4, 16), (1,), (0.5,), {1: range(6, 10)}, 0.75),
+        ((4, 16), (-1,), (0.0,), {1: range(0, 2)}, 1 - 2 / 16),
+    ],
+)
+def test_skeletons_and_sequences_are_cut_in_the_dimensions_that_are_named(shape, dims, centre, box, left):
+    a, b = torch.randn(shape, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
+    mixed, share = cutmix(a, b, torch.tensor(0.75), torch.tensor(centre), dims=dims)
+    assert torch.equal(mixed, slow_box(a, b, box))
+    assert share.item() == pytest.approx(left)
+    assert torch.allclose(mixup(a, b, torch.tensor(0.75)), 0.75 * a + 0.25 * b, atol=1e-12)
+
+
+@pytest.mark.parametrize(("shape", "dims"), [((4, 16), (-2, -1)), ((4, 16), (0,)), ((2, 3, 8, 5), (-4, 3))])
+def test_the_batch_is_never_cut(shape, dims):
+    with pytest.raises(ValueError, match="cuts the batch"):
+        cutmix(torch.zeros(shape), torch.ones(shape), torch.tensor(0.5), torch.rand(len(dims)), dims=dims)
+
+
+def test_a_centre_has_a_fraction_for_each_dimension():
+    with pytest.raises(ValueError, match=r"centre of shape \[1\], not \[2\]"):
+        cutmix(torch.zeros(4, 16), torch.ones(4, 16), torch.tensor(0.5), torch.rand(2), dims=(1,))

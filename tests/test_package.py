@@ -1,5 +1,7 @@
-"""The package builds, and what is built holds everything a run needs."""
+"""The package builds, what is built holds everything a run needs, and its names are at hand as a library."""
 
+import ast
+import inspect
 import shutil
 import subprocess
 import sys
@@ -8,9 +10,18 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
+
+import glmc
 
 ROOT = Path(__file__).parent.parent
-NEEDED = ["glmc/py.typed", "glmc/report.html", "glmc/recipes/digits_lt/glmc.yaml", "glmc/methods/glmc.py"]
+NEEDED = [
+    "glmc/py.typed",
+    "glmc/templates/report.html",
+    "glmc/templates/card.md",
+    "glmc/recipes/digits_lt/glmc.yaml",
+    "glmc/methods/glmc.py",
+]
 
 
 @pytest.fixture(scope="module")
@@ -41,3 +52,68 @@ def test_the_source_distribution_can_build_the_wheel_again(built):
     with tarfile.open(archive) as file:
         names = [name.partition("/")[2] for name in file.getnames()]
     assert not [name for name in NEEDED if f"src/{name}" not in names]
+
+
+# --- as a library -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", glmc.__all__)
+def test_every_public_name_is_there_and_says_what_it_is(name):
+    thing = getattr(glmc, name)
+    assert name in dir(glmc)
+    assert isinstance(thing, str) or (thing.__name__ == name and inspect.getdoc(thing))
+
+
+def test_type_checkers_see_the_names_that_are_there():
+    """The imports that only they read, against the table that a program reads."""
+    tree = ast.parse((ROOT / "src/glmc/__init__.py").read_text())
+    (checking,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {(node.module, alias.name) for node in checking.body for alias in node.names}
+    assert seen == {(home, name) for home, names in glmc._HOME.items() for name in names}
+    assert {"__version__", *(name for _, name in seen)} == set(glmc.__all__)
+    assert len(seen) + 1 == len(glmc.__all__)
+
+
+def test_a_type_checker_knows_what_the_names_are(tmp_path):
+    pytest.importorskip("mypy", reason="mypy is not installed")
+    program = tmp_path / "program.py"
+    program.write_text("from glmc import GLMC, cutmix\nreveal_type(GLMC.predict)\nreveal_type(cutmix)\n")
+    words = ["--python-executable", sys.executable, "--config-file", str(ROOT / "pyproject.toml"), str(program)]
+    done = subprocess.run([sys.executable, "-m", "mypy", *words], capture_output=True, text=True, cwd=ROOT)
+    revealed = [line for line in done.stdout.splitlines() if "Revealed type" in line]
+    assert len(revealed) == 2, done.stdout + done.stderr
+    assert all("torch._tensor.Tensor" in line and "Any" not in line for line in revealed)
+
+
+def test_a_name_that_is_not_there_is_refused():
+    with pytest.raises(AttributeError, match="module 'glmc' has no attribute 'GLCM'"):
+        _ = glmc.GLCM
+
+
+def test_nothing_heavy_is_imported_before_it_is_asked_for():
+    """`glmc --help` and completion in the shell wait for every import."""
+    program = (
+        "import sys, glmc; from glmc import errors; assert not hasattr(glmc, 'nothing');"
+        "print({'torch', 'numpy', 'pydantic'} & set(sys.modules));"
+        "from glmc import mixup; print(*[name in sys.modules for name in ('torch', 'timm', 'glmc.methods.glmc')])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["set()", "True False False"]
+
+
+def test_the_losses_work_alone_on_any_features():
+    """On the [B, C] logits of anything, in any precision."""
+    counts = torch.tensor([50, 10, 2])
+    logits = torch.randn(4, 3, dtype=torch.bfloat16, requires_grad=True)
+    targets = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.5, 0.25, 0.25]])
+    features = torch.randn(4, 7)
+    losses = [
+        glmc.soft_cross_entropy(logits, targets, glmc.class_weights(counts, exponent=1.0)),
+        glmc.balanced_softmax(logits, targets, glmc.log_counts(counts)),
+        glmc.softmax_bce(logits, targets.argmax(1), glmc.class_weights(counts, exponent=0.5)),
+        glmc.negative_cosine(features, features),
+    ]
+    assert all(loss.dtype == torch.float32 and loss.shape == () and loss.isfinite() for loss in losses)
+    assert losses[3].item() == pytest.approx(-1)
+    sum(losses).backward()
+    assert logits.grad.isfinite().all()

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from glmc.deploy.published import Published, read, write
 from glmc.errors import UserError
 from glmc.methods.glmc import GLMC
 from glmc.models import build_backbone
-from glmc.published import Published, read, write
 
 # ------------------------------------------------------------------------------------------- the published networks
 

@@ -1,3 +1,4 @@
+import base64
 import csv
 import json
 import math
@@ -14,8 +15,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from glmc import figures, report
+from glmc import report
 from glmc.errors import UserError
+from glmc.report import evidence, figures
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -32,8 +34,13 @@ def accuracies(confusion, counts):
     return {key: float(value) for key, value in scores.items()} | {"ece": 7.25, "nll": 1.234}
 
 
-def run_folder(folder, classes, counts, *, per_class=50, epochs=8, every=2, seed=0, terms=("a", "b"), **more):
-    """A finished run as `glmc train` leaves it, from one seeded confusion matrix with a badly learnt tail."""
+def run_folder(
+    folder, classes, counts, *, per_class=50, epochs=8, every=2, seed=0, terms=("a", "b"), side=None, **more
+):
+    """A finished run as `glmc train` leaves it, from one seeded confusion matrix with a badly learnt tail.
+
+    `side`: of square images, for predictions.csv and examples/; None leaves these out.
+    """
     random, number = np.random.default_rng(seed), len(classes)
     wish = np.log(np.array(counts)) + random.normal(0, 0.7, (number, number))
     wish[np.diag_indices(number)] += 3 + np.log(number)
@@ -73,7 +80,21 @@ def run_folder(folder, classes, counts, *, per_class=50, epochs=8, every=2, seed
         table = csv.writer(file)
         table.writerow(["true \\ predicted", *classes])
         table.writerows([name, *row] for name, row in zip(classes, confusion.tolist(), strict=True))
+    if side:
+        leave_evidence(folder, classes, counts, confusion, side)
     return folder
+
+
+def leave_evidence(folder, classes, counts, confusion, side):
+    """predictions.csv that agrees with the matrix, and examples/ of plain squares, a shade for each class."""
+    true, predicted = (np.repeat(which.ravel(), confusion.ravel()) for which in np.indices(confusion.shape))
+    confidence = np.random.default_rng(1).uniform(0.3, 1, len(true))
+    train = np.repeat(np.arange(len(classes)), counts)
+
+    def picture(labels):
+        return lambda row: np.full((side, side, 3), 20 + 230 * labels[row] // len(classes), dtype=np.uint8)
+
+    evidence.write(folder, classes, true, predicted, confidence, picture(true), train, picture(train))
 
 
 def falling(number, largest, imbalance):
@@ -121,7 +142,7 @@ class Text(HTMLParser):
 def ten(tmp_path_factory):
     published = {"top1": 87.75, "network": "resnet32_w64", "source": "README 2023-05-15"}
     expect = {"top1": 71.0, "sd": 0.5, "seeds": 5, "record": "benchmarks/records/digits.json"}
-    run = digits(tmp_path_factory.mktemp("ten") / "run", epochs=14, published=published, expect=expect)
+    run = digits(tmp_path_factory.mktemp("ten") / "run", epochs=14, side=32, published=published, expect=expect)
     return run, page(run)
 
 
@@ -161,7 +182,7 @@ def test_the_confusion_tables_agree_with_the_csv(ten):
     assert f" {count} " in f"{first} "
     assert matrix[first.split()[0]][re.findall(r"n = [\d,]+ (\w+)", first)[0]] == count
     assert f"{100 * count / 50:.1f}" in first
-    worst = html[html.index("<h3>Worst classes") :]
+    worst = html[html.index("The classes of lowest recall") :]
     low = min(matrix, key=lambda name: matrix[name][name])
     assert Text(worst[worst.index("<tbody>") :]).all.split()[0] == low
     upwards, wrong = 0, 0
@@ -178,14 +199,14 @@ def test_the_page_needs_nothing_from_outside(ten):
     for name, value in seen.attributes:
         assert "http" not in value, (name, value[:80])
         if name in ("src", "href", "xlink:href"):
-            assert value.startswith(("#", "data:image/png")), (name, value[:80])
+            assert value.startswith(("#", "data:image/png", "data:image/jpeg")), (name, value[:80])
     assert "url(" not in re.sub(r"url\(#\w+\)", "", ten[1])
     assert "@import" not in ten[1]
 
 
 def test_inline_figures_hold_no_fixed_colour(ten):
     drawings = re.findall(r"<svg.*?</svg>", ten[1], re.DOTALL)
-    assert len(drawings) == 5, "frequency twice, terms, accuracy, confusion"
+    assert len(drawings) == 6, "frequency twice, terms, accuracy, confusion, reliability"
     for svg in drawings:
         assert re.findall(r"#[0-9a-f]{6}\b|#[0-9a-f]{3}\b|(?:fill|stroke): (?:black|white)", svg) == []
         assert "var(--ink)" in svg
@@ -208,6 +229,60 @@ def test_every_figure_is_a_png_that_shows_something(ten):
         assert image.shape[0] >= 400
         assert image.shape[1] >= 600
         assert 0.02 < (image < 230).any(2).mean() < 0.7, name
+
+
+def test_confused_pairs_and_tail_are_shown_with_their_images(ten):
+    run, html = ten
+    chosen = json.loads((run / "examples" / "examples.json").read_text())
+    seen = Text(html)
+    images = [value for name, value in seen.attributes if name == "src"]
+    shown = [name for pair in chosen["pairs"] for split in ("test", "train") for name in pair[split]]
+    shown += [name for entry in chosen["tail"] for name in entry["train"]]
+    assert len(images) == len(shown) > 20
+    for name, image in zip(shown, images, strict=True):
+        assert base64.b64decode(image.partition(",")[2]) == (run / "examples" / name).read_bytes()
+    assert f"{chosen['pairs'][0]['true']} taken for {chosen['pairs'][0]['predicted']}" in seen.all
+    assert "Worst classes of the tail" in seen.all
+
+
+def test_reliability_and_confidence_of_the_groups(ten):
+    run, html = ten
+    with (run / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    bins = {}
+    for row in rows:
+        bins.setdefault(int(float(row["confidence"]) * 15), []).append(row)
+    gaps = [
+        abs(sum(float(r["confidence"]) for r in part) - sum(r["true"] == r["predicted"] for r in part))
+        for part in bins.values()
+    ]
+    assert f"ECE {100 * sum(gaps) / len(rows):.1f} %" in Text(html).all
+    few = [row for row in rows if falling(10, 127, 25)[DIGITS.index(row["true"])] < 20]
+    sure = 100 * statistics.fmean(float(row["confidence"]) for row in few)
+    right = 100 * statistics.fmean(row["true"] == row["predicted"] for row in few)
+    word = "about right" if abs(sure - right) < 2 else "too sure" if sure > right else "not sure enough"
+    assert f"few {sure:.1f} {right:.1f} {word}" in Text(html).all
+
+
+def test_a_run_without_predictions_has_no_reliability_and_no_pictures(tmp_path):
+    seen = Text(page(digits(tmp_path / "run")))
+    assert "Reliability" not in seen.all
+    assert "img" not in seen.tags
+    assert "Worst classes of the tail" in seen.all
+
+
+def test_a_repaired_classifier_has_a_page_without_epochs(tmp_path):
+    stage1 = {"recipe": "digits_lt/ce", "last": {"top1": 61.25, "few": 3.5}}
+    run = digits(tmp_path / "run", stage2="tau_norm", stage1=stage1, settings={"tau": 1.0})
+    result = json.loads((run / "result.json").read_text())
+    del result["seconds"], result["best_on_test"]
+    (run / "result.json").write_text(json.dumps(result))
+    (run / "metrics.jsonl").unlink()
+    text = Text(page(run)).all
+    assert "repaired without training" in text
+    assert "Stage 1 digits_lt/ce, last epoch, before the second stage" in text
+    assert "61.2" in text
+    assert "How it learnt" not in text
 
 
 def test_the_same_run_gives_the_same_page(ten):
@@ -338,6 +413,18 @@ def test_damaged_files_are_named(tmp_path):
     (run / "recipe.yaml").write_text("eval: {few: ")
     with pytest.raises(UserError, match=r"recipe.yaml is not a recipe"):
         report.write(run)
+    run = digits(tmp_path / "answers", side=8)
+    lines = (run / "predictions.csv").read_text().splitlines()
+    (run / "predictions.csv").write_text("\n".join(lines[:-1]))
+    with pytest.raises(UserError, match=r"predictions.csv has 499 images but confusion.csv 500"):
+        report.write(run)
+    (run / "predictions.csv").write_text("\n".join([*lines[:2], "1,eleven,zero,0.5"]))
+    with pytest.raises(UserError, match=r"predictions.csv line 3 is not .*eleven"):
+        report.write(run)
+    (run / "predictions.csv").unlink()
+    (run / "examples" / "examples.json").write_text("[")
+    with pytest.raises(UserError, match=r"examples.json cannot be read"):
+        report.write(run)
     blocked = digits(tmp_path / "blocked")
     (blocked / "report.html").mkdir()
     with pytest.raises(UserError, match=r"cannot be written into .*blocked"):
@@ -385,15 +472,20 @@ def browse(folder: Path, address: Path, *flags: str) -> str:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: the page's layout was not looked at")
 @pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("kind", ["ten", "hundred"])
+@pytest.mark.parametrize("kind", ["ten", "thousand"])
 def test_nothing_overflows_in_a_browser(tmp_path, ten, width, kind):
-    html = ten[1] if kind == "ten" else page(many_classes(tmp_path / "run", 100))
+    html = ten[1] if kind == "ten" else page(many_classes(tmp_path / "run", 1000, per_class=10, side=80))
+    assert_fits(tmp_path, html, width, 6)
+
+
+def assert_fits(tmp_path, html, width, drawings):
+    """The page, in a frame of that width, shows its drawings and reaches no further to the right."""
     (tmp_path / "page.html").write_text(html.replace("</body>", MEASURE + "</body>"), encoding="utf-8")
     (tmp_path / "frame.html").write_text(FRAME.format(width=width), encoding="utf-8")
     seen = browse(tmp_path, tmp_path / "frame.html", "--dump-dom", "--window-size=1400,1000")
     reach, inner, figures = map(int, re.findall(r"MEASURED (\d+) (\d+) (\d+) END", seen)[0])
     assert inner == width
-    assert figures == 5
+    assert figures == drawings
     assert reach <= width, f"the page is {reach} px wide on a screen of {width} px"
     picture = tmp_path / "page.png"
     browse(tmp_path, tmp_path / "frame.html", f"--screenshot={picture}", "--window-size=1400,1000")

@@ -152,8 +152,8 @@ def plain(place):
 
 def test_the_run_folder_holds_every_file(plain):
     assert sorted(path.name for path in plain.iterdir()) == [
-        "checkpoints", "confusion.csv", "environment.json", "figures", "log.txt", "metrics.jsonl", "recipe.yaml",
-        "report.html", "result.json",
+        "checkpoints", "confusion.csv", "environment.json", "examples", "figures", "log.txt", "metrics.jsonl",
+        "predictions.csv", "recipe.yaml", "report.html", "result.json",
     ]  # fmt: skip
     assert list((plain / "figures").glob("*.png"))
     assert [path.name for path in sorted((plain / "checkpoints").iterdir())] == ["step-00000014", "step-00000021"]

@@ -24,7 +24,7 @@ from glmc.graph import Graphed, Ladder, Way, Ways
 from glmc.methods import METHODS
 from glmc.methods.base import Method, Step
 from glmc.methods.second_stage import SecondStage
-from glmc.metrics import scores
+from glmc.metrics import Tally, scores
 from glmc.prepare import Prepared, pixels, prepare, test_split
 from glmc.random import Draws
 from glmc.recipe import Recipe, parse
@@ -56,9 +56,18 @@ class Parts:
         steps = self.recipe.train.epochs * self.loader.steps
         return min(steps, self.recipe.train.max_steps or steps)
 
+    def tally(self, name: str, flip: bool = False) -> Tally:
+        """The answers to the set of that name."""
+        return evaluate(self.judged, self.answers[flip], *self.sets[name], batch_size=self.recipe.eval.batch_size)
+
     def judge(self, name: str, flip: bool = False) -> tuple[dict[str, float], np.ndarray]:
         """Scores and confusion matrix (int64 [C, C]) on the set of that name."""
-        return judge(self.judged, self.answers[flip], *self.sets[name], self.recipe, self.data.train.counts)
+        return self.scored(self.tally(name, flip))
+
+    def scored(self, tally: Tally) -> tuple[dict[str, float], np.ndarray]:
+        """Scores and confusion matrix (int64 [C, C]) of answers."""
+        confusion, extras = tally.compute()
+        return scores(confusion, self.data.train.counts, few=self.recipe.eval.few, extras=extras), confusion
 
 
 def judge(
@@ -329,7 +338,10 @@ def build_method(recipe: Recipe, counts: Tensor, device: torch.device, *, initia
             batch_norm=recipe.model.batch_norm,
         )
         module, _, name = METHODS.get(recipe.method.name, recipe.method.name).partition(":")
-        method: Method = getattr(importlib.import_module(module), name)(backbone, counts, **recipe.method.params)
+        kind = getattr(importlib.import_module(module), name)
+        if not (isinstance(kind, type) and issubclass(kind, Method)):
+            raise UserError(f"method.name={recipe.method.name}: not a subclass of glmc.methods.base.Method")
+        method: Method = kind(backbone, counts, **recipe.method.params)
     if recipe.model.freeze:
         method.freeze_backbone()
     return method.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -41,6 +41,7 @@ class Tally:
         self.confusion = torch.zeros(classes * classes, dtype=torch.int64, device=device)
         self.nll = MeanMetric(nan_strategy="disable").to(device)
         self.ece = MulticlassCalibrationError(classes, n_bins=BINS, norm="l1", validate_args=False).to(device)
+        self.answers: list[tuple[torch.Tensor, torch.Tensor]] = []  # confidence and predicted class, [B] each
         self.top5 = None
         if classes > 5:
             self.top5 = MulticlassAccuracy(classes, top_k=5, average="micro", validate_args=False).to(device)
@@ -59,10 +60,20 @@ class Tally:
         cells = labels * self.classes + logits.argmax(1)
         self.confusion.index_add_(0, cells, torch.ones_like(cells))
         self.nll.update(F.cross_entropy(logits, labels, reduction="none"))
+        probabilities = logits.softmax(1)
+        confidence, predicted = probabilities.max(1)
+        self.answers.append((confidence, predicted))
         # torchmetrics gives a confidence of exactly 1 a bin of its own; just below 1 it falls into the last of the 15.
-        self.ece.update(logits.softmax(1).clamp(max=1 - 2**-24), labels)
+        self.ece.update(probabilities.clamp(max=1 - 2**-24), labels)
         if self.top5 is not None:
             self.top5.update(logits, labels)
+
+    def predictions(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Predicted class int64 [N] and its probability float32 [N], in the order seen: one wait for the device."""
+        import torch
+
+        confidence, predicted = (torch.cat(parts).cpu().numpy() for parts in zip(*self.answers, strict=True))
+        return predicted, confidence
 
     def compute(self) -> tuple[NDArray[np.int64], dict[str, float]]:
         """Fetch the result: one wait for the device.

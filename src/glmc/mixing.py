@@ -31,11 +31,19 @@ def cutmix(
         first, second: float [B, ...], same shape.
         lam: float [], nominal share of `first`, in [0, 1]. A tensor: no value of it reaches the host.
         centre: float [len(dims)], in [0, 1), the box's centre in fractions of the sides, in the order of `dims`.
-        dims: the dimensions to cut, e.g. height and width of [B, ch, H, W].
+        dims: the dimensions to cut: height and width of images [B, ch, H, W], (-1,) for the time of [B, T], (1, 2, 3)
+            for channels, time and joints of skeletons [B, ch, T, V].
 
     Returns:
         The mixture, and float [] the share of `first` that is really left, in [0, 1].
+
+    Raises:
+        ValueError: the batch would be cut, or `centre` has not one fraction for each of `dims`.
     """
+    if any(dim in (0, -first.ndim) for dim in dims):
+        raise ValueError(f"dims={dims} cuts the batch of a tensor of shape {list(first.shape)}; name later dimensions")
+    if centre.shape != (len(dims),):
+        raise ValueError(f"dims={dims} needs a centre of shape [{len(dims)}], not {list(centre.shape)}")
     ratio = (1.0 - lam) ** (1.0 / len(dims))
     inside = torch.ones((), dtype=torch.bool, device=first.device)
     share = torch.ones_like(lam)

@@ -34,6 +34,7 @@ HARMLESS = frozenset(
         "data.workers",
         "train.device",
         "train.save_minutes",
+        "train.track",
         "parent",
     )
 )
@@ -228,7 +229,9 @@ def kind(annotation: Any) -> str:
         return " or ".join(kind(member) for member in inner)
     if origin is Annotated:
         return kind(inner[0])
-    return f"list of {kind(inner[0])}s" if origin is list else "lists by name"
+    if origin is list:
+        return f"list of {kind(inner[0])}" + ("s" if get_origin(inner[0]) is not Literal else "")
+    return "lists by name"
 
 
 def _section(annotation: Any) -> type[Section] | None:

@@ -8,13 +8,20 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from glmc import checkpoint, folder, runtime
+import numpy as np
+from numpy.typing import NDArray
+
+from glmc import checkpoint, folder, runtime, trackers
 from glmc.build import Parts, build, build_judge, load_trained, try_one_step
+from glmc.data.decode import decode_image
 from glmc.data.resident import Loader
+from glmc.data.split import Paths
 from glmc.engine import State, fit, refuse_non_finite
 from glmc.errors import Interrupted, UserError
-from glmc.metrics import per_class
+from glmc.metrics import Tally, per_class
+from glmc.prepare import pixels
 from glmc.recipe import HARMLESS, Recipe, parse
+from glmc.report import evidence
 from glmc.saving import keep_selected, restore, save
 from glmc.screen import Screen
 
@@ -45,11 +52,13 @@ class Begun(NamedTuple):
     state: State
     screen: Screen
     memory: int  # bytes of the device that training takes, about; 0 where nobody tells
+    tracks: trackers.Tracks
 
 
 def begin(recipe: Recipe, run: Path, screen: Screen, command: str, since: float) -> Begun:
     """Build a new run in a claimed folder, and say what is about to be trained."""
     try:
+        trackers.require(recipe.train.track)
         checkpoint.write_atomic(run / "recipe.yaml", recipe.to_yaml())  # from here on, a killed run can be resumed
         parts = build(recipe, screen)
         memory = try_one_step(parts)
@@ -58,12 +67,13 @@ def begin(recipe: Recipe, run: Path, screen: Screen, command: str, since: float)
     except BaseException:
         folder.release(run)  # nothing was begun: leave nothing behind
         raise
-    return ready(Begun(parts, run, State(), screen, memory), command, since)
+    return ready(Begun(parts, run, State(), screen, memory, trackers.Tracks(run, screen.say)), command, since)
 
 
 def ready(begun: Begun, command: str, since: float) -> Begun:
     """Note the circumstances and the start-up time of a run that is built, and say what is about to be trained."""
-    parts, run, state, screen, _ = begun
+    parts, run, state, screen, _, tracks = begun
+    tracks.begin(parts.recipe.train.track, parts.recipe.model_dump(), folder.read_metrics(run, state.epoch))
     folder.record_environment(run, runtime.environment(parts.device, parts.recipe.train.precision, command))
     folder.announce(parts, run, screen)
     state.seconds["startup"] += time.perf_counter() - since
@@ -102,13 +112,14 @@ def take_up(run: Path, overrides: tuple[str, ...], screen: Screen, command: str,
     for remark in point.remarks if point else ():
         screen.say(remark)
     recipe = folder.recipe_of(run, overrides)
+    trackers.require(recipe.train.track)
     parts = build(recipe, screen, initial=point is None)
     folder.remember_stage_one(run, recipe)
     if point is None:
         checkpoint.write_atomic(run / "recipe.yaml", parts.recipe.to_yaml())  # it may not have been settled yet
     state = restore(parts, point) if point else State()
     screen.say(f"going on from epoch {state.epoch + 1}, step {state.step} of {parts.loader.steps}")
-    return ready(Begun(parts, run, state, screen, 0), command, since)
+    return ready(Begun(parts, run, state, screen, 0, trackers.Tracks(run, screen.say)), command, since)
 
 
 def carry_out(begun: Sequence[Begun], again: Path, screen: Screen) -> None:
@@ -122,7 +133,10 @@ def carry_out(begun: Sequence[Begun], again: Path, screen: Screen) -> None:
     Raises:
         Interrupted: a signal has come; all that is unfinished has been saved.
     """
-    with signals() as arrived, screen.bar("training", sum(each.parts.total_steps for each in begun)) as bar:
+    total = sum(each.parts.total_steps for each in begun)
+    with contextlib.ExitStack() as stack, signals() as arrived, screen.bar("training", total) as bar:
+        for each in begun:
+            stack.callback(each.tracks.finish)
 
         def tell(line: str) -> None:
             bar.to(sum(each.state.steps for each in begun), what=line)
@@ -151,7 +165,7 @@ def training(begun: Begun, tell: Callable[[str], None], arrived: Sequence[int]) 
     Yields:
         How many steps are done, after each.
     """
-    parts, run, state, screen, _ = begun
+    parts, run, state, screen, _, tracks = begun
     recipe, total, loader = parts.recipe, parts.total_steps, parts.loader
     records = folder.read_metrics(run, state.epoch)  # a kill may have come between a record and its checkpoint
     folder.write_metrics(run, records)
@@ -182,6 +196,7 @@ def training(begun: Begun, tell: Callable[[str], None], arrived: Sequence[int]) 
                 records.append(conclude_epoch(parts, state, records, last=state.steps == total))
                 began += records[-1]["seconds"]["eval"]
                 folder.write_metrics(run, records)
+                tracks.log(records[-1])
                 line = folder.headline(recipe, state, records[-1]["terms"], records) + waiting(
                     loader, time.monotonic() - began
                 )
@@ -229,7 +244,8 @@ def conclude_epoch(parts: Parts, state: State, records: list[dict[str, Any]], *,
 def conclude(parts: Parts, run: Path, state: State, records: list[dict[str, Any]]) -> None:
     """Write confusion.csv, result.json and the report of a run that has been trained to its end."""
     recipe = parts.recipe
-    last, confusion = parts.judge("test")
+    tally = parts.tally("test")
+    last, confusion = parts.scored(tally)
     tested = [record for record in records if "test" in record]
     best = max(tested, key=lambda record: record["test"]["top1"])
     result: dict[str, Any] = {
@@ -254,10 +270,23 @@ def conclude(parts: Parts, run: Path, state: State, records: list[dict[str, Any]
         if known is not None:
             result[name] = known.model_dump()
     folder.write_confusion(run / "confusion.csv", confusion, parts.data.train.classes)
+    leave_evidence(parts, run, tally)
     checkpoint.write_atomic(run / "result.json", json.dumps(result, indent=1) + "\n")
     from glmc import report  # matplotlib: not worth a second at the start
 
     report.write(run)
+
+
+def leave_evidence(parts: Parts, run: Path, tally: Tally) -> None:
+    """predictions.csv and examples/ of a run, from its last answers to the test images."""
+    train, test = parts.data.train, parts.data.test
+
+    def decoded(row: int) -> NDArray[np.uint8]:
+        return decode_image(train.images[row], parts.data.size, parts.data.channels)
+
+    of_train = decoded if isinstance(train.images, Paths) else train.images.__getitem__
+    of_test = pixels(test).__getitem__
+    evidence.write(run, train.classes, test.labels, *tally.predictions(), of_test, train.labels, of_train)
 
 
 @contextlib.contextmanager

@@ -187,6 +187,8 @@ def headers(
 
 
 def _orientation(image: Image.Image) -> Any:
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1  # asked for it, PIL would decode the whole image to look for a chunk behind the pixels
     return image.getexif().get(ORIENTATION, 1)
 
 

@@ -34,14 +34,14 @@ def read(root: Path) -> tuple[dict[str, Split], list[str]]:
     """
     if not root.is_dir():
         raise UserError(f"data.root={root} is not a folder: set data.root to the folder of your images")
-    where = _parts(root) or {"train": root}
+    where = parts_of(root) or {"train": root}
     if "train" not in where:
         raise UserError(f"{root} has {next(iter(where.values())).name!r} but no folder 'train': add {root / 'train'}")
     remarks = []
     if "test" not in where and "val" in where:
         where["test"] = where.pop("val")
         remarks.append(f"{where['test']} is the test set")
-    trees = {part: _tree(folder) for part, folder in where.items()}
+    trees = {part: tree_of(folder) for part, folder in where.items()}
     classes = _classes(trees["train"], [tree for part, tree in trees.items() if part != "train"])
     for tree in trees.values():
         if tree.ignored:
@@ -50,10 +50,10 @@ def read(root: Path) -> tuple[dict[str, Split], list[str]]:
         lacking = [name for name in classes if not tree.files.get(name)]
         if lacking:
             remarks.append(f"{tree.folder} has no image of {len(lacking)} classes, e.g. {lacking[0]!r}")
-    return {part: _split(root, tree, classes) for part, tree in trees.items()}, remarks
+    return {part: split_of(root, tree, classes) for part, tree in trees.items()}, remarks
 
 
-def _parts(root: Path) -> dict[str, Path]:
+def parts_of(root: Path) -> dict[str, Path]:
     """Folders of `root` that are parts of a data set; {} if its folders are classes."""
     parts: dict[str, Path] = {}
     for entry in _folders(root):
@@ -72,7 +72,8 @@ def _parts(root: Path) -> dict[str, Path]:
     return parts
 
 
-def _tree(folder: Path) -> Tree:
+def tree_of(folder: Path) -> Tree:
+    """The images of a folder of class folders, and what in it is not one."""
     files: dict[str, list[str]] = {}
     ignored = [entry.path for entry in os.scandir(folder) if _is_image(entry)]
     for entry in _folders(folder):
@@ -111,7 +112,8 @@ def _classes(train: Tree, others: list[Tree]) -> tuple[str, ...]:
     return tuple(train.files)
 
 
-def _split(root: Path, tree: Tree, classes: tuple[str, ...]) -> Split:
+def split_of(root: Path, tree: Tree, classes: tuple[str, ...]) -> Split:
+    """The images of a tree under `root`, labelled by their place in `classes`."""
     start = tree.folder.relative_to(root)
     names = (str(start / name / file) for name in classes for file in tree.files.get(name, ()))
     counts = [len(tree.files.get(name, ())) for name in classes]

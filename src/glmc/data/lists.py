@@ -45,17 +45,15 @@ def read(root: Path, files: Mapping[str, str]) -> tuple[dict[str, Split], list[s
         raise UserError("data.name=list needs data.train_list=FILE, a list of `path label` or a CSV with a header")
     if not root.is_dir():
         raise UserError(f"data.root={root} is not a folder: set data.root to the folder that listed paths start from")
-    listings = {part: _listing(root, part, file) for part, file in files.items()}
+    listings = {part: listing(root, part, file) for part, file in files.items()}
     label_of, classes = _classes(listings["train"], list(listings.values()))
-    for listing in listings.values():
-        _check_files(listing)
+    for found in listings.values():
+        _check_files(found)
     parts = {
         part: Split(
-            listing.images,
-            np.fromiter((label_of[text] for text in listing.labels), np.int64, len(listing.labels)),
-            classes,
+            found.images, np.fromiter((label_of[text] for text in found.labels), np.int64, len(found.labels)), classes
         )
-        for part, listing in listings.items()
+        for part, found in listings.items()
     }
     return parts, _shared(listings)
 
@@ -63,12 +61,13 @@ def read(root: Path, files: Mapping[str, str]) -> tuple[dict[str, Split], list[s
 def first_path(file: Path) -> str:
     """The first path of a list file; "" where `read` would say that there is none."""
     try:
-        return next((path for _, path, _ in _pairs(file)), "")
+        return next((path for _, path, _ in pairs(file)), "")
     except (UnicodeDecodeError, csv.Error):
         return ""
 
 
-def _listing(root: Path, part: str, name: str) -> Listing:
+def listing(root: Path, part: str, name: str) -> Listing:
+    """What a list file says, which lies where its name says or under `root`."""
     given = Path(name).expanduser()
     file = given if given.is_file() else root / given
     if not file.is_file():
@@ -77,7 +76,7 @@ def _listing(root: Path, part: str, name: str) -> Listing:
     first_line: dict[str, int] = {}
 
     def paths() -> Iterator[str]:
-        for line, path, label in _pairs(file):
+        for line, path, label in pairs(file):
             labels.append(sys.intern(label))  # one string per class, not per image
             first_line.setdefault(label, line)
             yield path
@@ -91,7 +90,7 @@ def _listing(root: Path, part: str, name: str) -> Listing:
     return Listing(file, images, labels, first_line)
 
 
-def _pairs(file: Path) -> Iterator[tuple[int, str, str]]:
+def pairs(file: Path) -> Iterator[tuple[int, str, str]]:
     """(line, path, label) of each image."""
     return _csv_pairs(file) if file.suffix.lower() == ".csv" else _text_pairs(file)
 

@@ -8,6 +8,7 @@
 | `list` | lists of `path label`, or CSV files with a header |
 | `imagenet_lt`, `inaturalist2018` | the published lists, in `root/data_txt` or `root`, and the images beside them |
 | `imagenet` | `root/train/<class>/*` and `root/val/<class>/*` |
+| `hf:user/name` | a data set of the Hugging Face hub, through the package datasets |
 
 Pixels of folders and lists are read later (`glmc.data.decode`); nothing here imports torch, save a CIFAR download.
 """
@@ -20,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from glmc.data import cifar, folders, large, lists
+from glmc.data import cifar, folders, hub, large, lists
 from glmc.data.split import Split
 from glmc.errors import UserError
 from glmc.random import Draws
@@ -74,7 +75,7 @@ def load(
     """Opens a data set by its name in `SOURCES`.
 
     Args:
-        name: a key of `SOURCES`.
+        name: a key of `SOURCES`, or hf:user/name.
         root: folder of the data; `~` is the home folder. `digits` needs none.
         download: whether an absent CIFAR set may be fetched into `root`.
         train_list, test_list, val_list: list files of `list`, as given or under `root`. Without a test list, part of
@@ -84,16 +85,18 @@ def load(
     Raises:
         UserError: anything wrong with the data, naming file, line or class, and the remedy.
     """
-    if name not in SOURCES:
-        near = difflib.get_close_matches(name, SOURCES, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise UserError(f"data.name={name!r} is unknown: {hint}`glmc list datasets` shows all of them")
     given = {"train": train_list, "test": test_list, "val": val_list}
     files = {part: file for part, file in given.items() if file is not None}
     if files and name not in TAKE_LISTS:
         raise UserError(
             f"data.{next(iter(files))}_list needs data.name=list, but data.name is {name}: change one of them"
         )
+    if name.startswith(hub.PREFIX):
+        return _with_test_set(*hub.read(name, download=download), test_fraction)
+    if name not in SOURCES:
+        near = difflib.get_close_matches(name, SOURCES, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UserError(f"data.name={name!r} is unknown: {hint}`glmc list datasets` shows all of them")
     try:
         return SOURCES[name](Request(Path(root).expanduser(), download, files, test_fraction))
     except OSError as error:

@@ -9,14 +9,14 @@ def log_counts(counts: Tensor) -> Tensor:
     """float32 [C], log n_c: what Balanced Softmax adds to the logits.
 
     Args:
-        counts: int [C], training images per class, all >= 1.
+        counts: int [C], training samples per class, all >= 1.
 
     Raises:
-        ValueError: a class has no training image; log 0 would silence it for ever.
+        ValueError: a class has no training sample; log 0 would silence it for ever.
     """
     empty = (counts < 1).nonzero().flatten().tolist()
     if empty:
-        raise ValueError(f"every class needs a training image; empty classes: {empty}")
+        raise ValueError(f"every class needs a training sample; empty classes: {empty}")
     return counts.double().log().float()
 
 
@@ -30,7 +30,7 @@ def balanced_softmax(logits: Tensor, targets: Tensor, shift: Tensor) -> Tensor:
     Shape:
         logits   float [B, C]            before softmax; computed in float32 or better
         targets  int64 [B] or float [B, C]  labels, or distributions over the classes (mixed labels)
-        shift    float [C]               `log_counts` of the training images
+        shift    float [C]               `log_counts` of the training samples
         output   float []                nats, mean over B
     """
     dtype = torch.promote_types(logits.dtype, torch.float32)

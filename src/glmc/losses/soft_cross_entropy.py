@@ -12,18 +12,18 @@ def class_weights(counts: Tensor, exponent: float) -> Tensor:
     """Weights ~ n_c ** -exponent, scaled to mean 1.
 
     Args:
-        counts: int [C], training images per class, all >= 1.
+        counts: int [C], training samples per class, all >= 1.
         exponent: 0 weighs all classes the same, 1 is inverse frequency.
 
     Returns:
         float32 [C], mean 1.
 
     Raises:
-        ValueError: a class has no training image.
+        ValueError: a class has no training sample.
     """
     empty = (counts < 1).nonzero().flatten().tolist()
     if empty:
-        raise ValueError(f"every class needs a training image; empty classes: {empty}")
+        raise ValueError(f"every class needs a training sample; empty classes: {empty}")
     weights = counts.double() ** -exponent
     return (weights / weights.mean()).float()
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 def softmax_bce(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
-    """Mean over images and classes of w_label * BCE(softmax(logits), one-hot).
+    """Mean over samples and classes of w_label * BCE(softmax(logits), one-hot).
 
     Its value is small (about 0.01 for 100 classes), so the strong weight decay that goes with it has the last word on
     the length of the classifier's rows. Computed in float32 or better: in bfloat16 probabilities reach 0 and 1.
@@ -17,7 +17,7 @@ def softmax_bce(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
     Shape:
         logits  float [B, C]  before softmax
         labels  int64 [B]
-        weight  float [C]     of an image of each class
+        weight  float [C]     of a sample of each class
         output  float []      nats, mean over B * C
     """
     dtype = torch.promote_types(logits.dtype, torch.float32)

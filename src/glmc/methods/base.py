@@ -1,6 +1,6 @@
 """What every method is."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ class Method(nn.Module):
     """
 
     views: tuple[str, ...] = ("train",)  # names of augmentations in the recipe, one for each view of a batch
+    answers_prior: Literal["training", "uniform"] = "training"  # class frequencies that `predict` is meant for
     streams: dict[str, float] = {}  # noqa: RUF012  extra streams: name -> r, drawn with P(class c) ~ n_c ** (1 - r)
 
     def __init__(self, backbone: Backbone, counts: Tensor) -> None:

@@ -72,6 +72,7 @@ class GLMC(Method):
         self.projector = linear(backbone.out_dim, embedding)
         self.predictor = linear(embedding, embedding)
         self.rebalanced_loss, self.mixtures, self.rebalance = rebalanced_loss, mixtures, rebalance
+        self.answers_prior = "uniform" if rebalance else "training"
         self.log_counts: Tensor
         self.register_buffer("log_counts", log_counts(counts), persistent=False)  # [C]
         self.class_weights: Tensor

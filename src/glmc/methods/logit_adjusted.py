@@ -11,13 +11,15 @@ from glmc.models import Backbone
 class LogitAdjusted(CrossEntropy):
     """Cross entropy whose logits carry the training prior, so that the bare ones suit classes of equal frequency.
 
-    One view, one linear classifier, natural batches: the least that helps the tail, and what suits a pretrained backbone
-    (Shi et al., ICML 2024, arXiv:2309.10019, find the same).
+    One view, one linear classifier, natural batches: the least that helps the tail, and what suits a pretrained
+    backbone (Shi et al., ICML 2024, arXiv:2309.10019, find the same).
 
     Args:
         tau: how much of the prior; 0 is plain cross entropy, 1 the consistent choice (then also known as Balanced
             Softmax).
     """
+
+    answers_prior = "uniform"
 
     def __init__(self, backbone: Backbone, counts: Tensor, *, tau: float = 1.0) -> None:
         super().__init__(backbone, counts)

@@ -17,6 +17,8 @@ class SecondStage(Method):
             as the released code of Weight Balancing does by leaving the frozen network in training mode.
     """
 
+    answers_prior = "uniform"
+
     def __init__(
         self, backbone: Backbone, counts: Tensor, *, statistics: Literal["frozen", "drifting"] = "frozen"
     ) -> None:

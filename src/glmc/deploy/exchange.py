@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from glmc import checkpoint, published, runtime
+from glmc import checkpoint, runtime
 from glmc.build import Trained, build_method, judge_on, load_trained, settle
+from glmc.deploy import published
 from glmc.errors import UserError
 from glmc.prepare import find, long_tailed, test_split
 from glmc.recipe import Recipe, load, parse

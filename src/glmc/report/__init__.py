@@ -1,23 +1,20 @@
 """A finished run's folder -> `figures/*.png` and one self-contained `report.html`. Reads files only; needs no torch."""
 
-import csv
-import io
-import json
+import base64
 import math
 import shlex
 import statistics
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
-import yaml
-from numpy.typing import NDArray
 
 from glmc.errors import UserError
-from glmc.figures import BLOCKS, GROUPS, NAMED, PALETTE, Run, draw
+from glmc.report.evidence import confused, worst_of_tail
+from glmc.report.figures import BLOCKS, NAMED, draw_all
+from glmc.report.finished import GROUPS, Run, json_of, read, text_of
+from glmc.report.page import number, parameters, render
 
 # Metric -> (label, digits, explanation); the groups' explanation depends on the rule and is made by `group_words`.
 METRICS = {
@@ -32,74 +29,6 @@ METRICS = {
     "ece": ("ECE, %", 1, "expected calibration error, 15 bins; lower is better"),
     "nll": ("NLL, nats", 3, "negative log-likelihood; lower is better"),
 }
-
-
-# ---------------------------------------------------------------------------------------------------------- reading
-
-
-def read(run: Path) -> Run:
-    """The facts of a finished run.
-
-    Raises:
-        UserError: a file is missing or damaged, or the files belong to different runs.
-    """
-    recipe = text_of(run, "recipe.yaml")
-    try:
-        settings = dict(yaml.safe_load(recipe) or {})
-    except (yaml.YAMLError, ValueError, TypeError) as error:
-        raise UserError(f"{run / 'recipe.yaml'} is not a recipe ({error}); train again into an empty folder.") from None
-    result = json_of(run, "result.json", text_of(run, "result.json"))
-    lines = [line for line in text_of(run, "metrics.jsonl").split("\n") if line.strip()]
-    classes, confusion = confusion_of(run)
-    if len(result["counts"]) != len(classes):
-        raise UserError(
-            f"{run / 'confusion.csv'} has {len(classes)} classes but result.json has {len(result['counts'])}: "
-            "the files belong to different runs; train again into an empty folder."
-        )
-    return Run(
-        folder=run,
-        recipe=recipe,
-        few="<=20" if (settings.get("eval") or {}).get("few") == "<=20" else "<20",
-        environment=json_of(run, "environment.json", text_of(run, "environment.json")),
-        epochs=[json_of(run, f"metrics.jsonl line {i}", line) for i, line in enumerate(lines, 1)],
-        result=result,
-        classes=classes,
-        counts=np.array(result["counts"], dtype=np.int64),
-        confusion=confusion,
-    )
-
-
-def text_of(run: Path, name: str) -> str:
-    """The text of one file of the run folder; UserError where it is absent."""
-    try:
-        return (run / name).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(
-            f"{run} is not the folder of a finished run: it has no {name}; finish it with `glmc train --resume {run}`."
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{run / name} cannot be read ({error}); train again into an empty folder.") from None
-
-
-def json_of(run: Path, name: str, text: str) -> dict[str, Any]:
-    """One JSON object. A value that is not a finite number counts as absent, as everywhere in the run folder."""
-    try:
-        return dict(json.loads(text, parse_constant=lambda _: None))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{run / name} is not a JSON object ({error}); train again into an empty folder.") from None
-
-
-def confusion_of(run: Path) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """Class names in label order and int64 [C, C] of confusion.csv."""
-    header, *rows = list(csv.reader(io.StringIO(text_of(run, "confusion.csv"), newline=""))) or [[]]
-    classes = tuple(header[1:])
-    try:
-        matrix = np.array([row[1:] for row in rows if row], dtype=np.int64)
-    except ValueError as error:
-        raise UserError(f"{run / 'confusion.csv'} does not hold whole numbers in equal rows ({error}).") from None
-    if matrix.shape != (len(classes), len(classes)):
-        raise UserError(f"{run / 'confusion.csv'} is not square: {len(classes)} columns, {len(matrix)} rows.")
-    return classes, matrix
 
 
 # -------------------------------------------------------------------------------------------------------- the page
@@ -119,7 +48,8 @@ def group_words(run: Run) -> dict[str, dict[str, str]]:
 def columns(run: Run) -> list[dict[str, Any]]:
     """The columns of the headline table: name, note, scores. The last epoch comes first, whoever is better."""
     result, last = run.result, run.result["last"]
-    answer = [{"name": "Last epoch", "note": f"headline, epoch {result['epochs']}", "scores": last, "unfair": False}]
+    note = f"headline, epoch {result['epochs']}" if run.epochs else f"headline, {result.get('stage2')} without training"
+    answer = [{"name": "Last epoch", "note": note, "scores": last, "unfair": False}]
     if result.get("flip_tta"):
         note = "last epoch, with the mirror image"
         answer.append({"name": "Flip TTA", "note": note, "scores": result["flip_tta"], "unfair": False})
@@ -127,6 +57,9 @@ def columns(run: Run) -> list[dict[str, Any]]:
         note = f"epoch {result['selected_on_val'].get('epoch')}"
         scores = result["selected_on_val"]
         answer.append({"name": "Selected on validation", "note": note, "scores": scores, "unfair": False})
+    if (result.get("stage1") or {}).get("last"):
+        note = f"{result['stage1'].get('recipe')}, last epoch, before the second stage"
+        answer.append({"name": "Stage 1", "note": note, "scores": result["stage1"]["last"], "unfair": False})
     if result.get("best_on_test"):
         note = f"epoch {result['best_on_test'].get('epoch')}; selected on the test set: not a fair figure"
         answer.append({"name": "Best on test", "note": note, "scores": result["best_on_test"], "unfair": True})
@@ -186,21 +119,35 @@ def remarks(run: Run) -> list[str]:
 
 
 def confused_pairs(run: Run, limit: int = 10) -> list[dict[str, Any]]:
-    """The most frequent mistakes: true class, predicted class, images, share of the true class in percent."""
-    wrong = run.confusion.copy()
-    np.fill_diagonal(wrong, 0)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
-    pairs = zip(*np.unravel_index(order, wrong.shape), strict=True)
+    """The most frequent mistakes: true class, predicted class, images, share of the true class in percent, pictures."""
+    seen = {(pair["true"], pair["predicted"]): pair for pair in run.examples["pairs"]}
+    pairs = []
+    for i, j in confused(run.confusion, limit):
+        shown = seen.get((run.classes[i], run.classes[j]), {})
+        pair: dict[str, Any] = {"true": class_facts(run, i), "predicted": class_facts(run, j)}
+        pair |= {"images": int(run.confusion[i, j]), "share": number(100 * float(run.shares[i, j]))}
+        pairs.append(pair | {split: pictures(run, shown.get(split, ())) for split in ("test", "train")})
+    return pairs
+
+
+def tail_classes(run: Run) -> list[dict[str, Any]]:
+    """The worst of the rarer half of the classes, with some of their training images where the run left these."""
+    seen = {entry["class"]: entry["train"] for entry in run.examples["tail"]}
     return [
-        {
-            "true": class_facts(run, int(i)),
-            "predicted": class_facts(run, int(j)),
-            "images": int(wrong[i, j]),
-            "share": number(100 * float(run.shares[i, j])),
-        }
-        for i, j in pairs
-        if wrong[i, j] > 0
+        class_facts(run, c) | {"pictures": pictures(run, seen.get(run.classes[c], ()))}
+        for c in worst_of_tail(run.confusion, run.counts, 6)
     ]
+
+
+def pictures(run: Run, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Thumbnails as data of the page itself; `exact` ones are shown with their pixels, not smoothed."""
+    kinds = {".png": "image/png", ".jpg": "image/jpeg"}
+    answer = []
+    for name in names:
+        file = run.folder / "examples" / Path(name).name
+        data = f"data:{kinds[file.suffix]};base64,{base64.b64encode(file.read_bytes()).decode()}"
+        answer.append({"data": data, "exact": file.suffix == ".png", "name": file.stem.replace("-", " image, row ")})
+    return answer
 
 
 def class_facts(run: Run, index: int) -> dict[str, Any]:
@@ -225,6 +172,22 @@ def worst_classes(run: Run) -> list[dict[str, Any]]:
     return [class_facts(run, int(c)) for c in worst[: min(10, max(len(run.classes) // 2, 1))]]
 
 
+def trust(run: Run) -> list[dict[str, str]]:
+    """Mean confidence beside accuracy, of all test images and of those of each group; none without predictions.csv."""
+    if run.predictions is None:
+        return []
+    right, group = run.predictions.predicted == run.predictions.true, run.group[run.predictions.true]
+    parts = [("all images", np.ones(len(right), dtype=np.bool_))]
+    parts += [(name, group == place) for place, name in enumerate(GROUPS)]
+    rows = []
+    for name, inside in parts:
+        if inside.any():
+            sure, score = 100 * float(run.predictions.confidence[inside].mean()), 100 * float(right[inside].mean())
+            word = "about right" if abs(sure - score) < 2 else "too sure" if sure > score else "not sure enough"
+            rows.append({"name": name, "sure": number(sure), "right": number(score), "word": word})
+    return rows
+
+
 def errors_upwards(run: Run) -> str | None:
     """Percent of the mistakes that name a class with more training images than the true one; None without any."""
     wrong = run.confusion.copy()
@@ -241,65 +204,45 @@ def command(run: Run) -> str:
     return str(typed) if typed else "glmc train recipe.yaml"
 
 
-def number(value: float | None, digits: int = 1) -> str:
-    """A figure with a true minus sign; a dash where there is none."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}".replace("-", "−")
-
-
-def parameters(count: int) -> str:
-    """466906 -> "0.47 M"."""
-    return f"{count / 1e6:.2f} M" if count >= 1e5 else f"{count:,}"
-
-
-def duration(seconds: float | None) -> str:
-    """3725.0 -> "1 h 02 min"; the two largest units only."""
-    if seconds is None:
-        return "–"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def write(run: Path) -> Path:
-    """Writes figures/*.png and report.html into a finished run's folder; returns the path of report.html.
+def write(run: Path, target: Path | None = None) -> Path:
+    """Writes figures/*.png and report.html into a finished run's folder; returns the path of the page.
 
     The page holds its figures, needs no network and no script, and follows the reader's light or dark setting.
+
+    Args:
+        run: the folder.
+        target: file of the page; None: report.html in the folder.
 
     Raises:
         UserError: a file of the run is missing or damaged, or the folder is not writable.
     """
-    facts = read(run)
+    facts, target = read(run), target or run / "report.html"
     table = columns(facts)
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(number=number, duration=duration, parameters=parameters)
-    template = environment.from_string(files("glmc").joinpath("report.html").read_text(encoding="utf-8"))
     try:
-        page = template.render(
-            palette=PALETTE,
-            run=facts,
-            result=facts.result,
-            groups=group_words(facts),
-            columns=table,
-            metrics=metric_rows(facts, table),
-            beside=beside(facts),
-            remarks=remarks(facts),
-            figures=draw(facts),
-            named=len(facts.classes) <= NAMED,
-            block=math.ceil(len(facts.classes) / BLOCKS),
-            pairs=confused_pairs(facts),
-            worst=worst_classes(facts),
-            everyone=[class_facts(facts, int(c)) for c in facts.order],
-            upwards=errors_upwards(facts),
-            command=command(facts),
-        )
-        target = run / "report.html"
-        target.write_text(page, encoding="utf-8")
+        drawn = draw_all(facts)
+        words: dict[str, Any] = {
+            "run": facts,
+            "result": facts.result,
+            "groups": group_words(facts),
+            "columns": table,
+            "metrics": metric_rows(facts, table),
+            "beside": beside(facts),
+            "remarks": remarks(facts),
+            "figures": drawn,
+            "named": len(facts.classes) <= NAMED,
+            "block": math.ceil(len(facts.classes) / BLOCKS),
+            "pairs": confused_pairs(facts),
+            "tail": tail_classes(facts),
+            "worst": worst_classes(facts),
+            "trust": trust(facts),
+            "everyone": [class_facts(facts, int(c)) for c in facts.order],
+            "upwards": errors_upwards(facts),
+            "command": command(facts),
+        }
+        target.write_text(render("report.html", words), encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(
-            f"The report cannot be written into {run} ({error.strerror}); make room or allow writing."
+            f"The report cannot be written into {target.parent} ({error.strerror}); make room or allow writing."
         ) from None
     return target
 

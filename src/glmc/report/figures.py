@@ -1,135 +1,25 @@
-"""The facts of a finished run -> `figures/*.png` and inline SVG for its page. Needs no torch.
+"""The figures of one finished run: `figures/*.png` and inline SVG for its page. Needs no torch."""
 
-Every figure is drawn once, in the light colours of `PALETTE`. The PNG files keep them; in the page the figure stands as
-inline SVG with CSS variables in place of the colours, so that one drawing suits a light screen, a dark one and paper.
-"""
-
-import io
-import itertools
 import math
-import re
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
-import matplotlib
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from glmc.metrics import groups
-
-# Name -> (light, dark). Blue, green and vermilion stay apart in the common kinds of colour blindness (after Okabe and
-# Ito, "Color universal design", 2008); marker and line style tell the groups apart once more. All light values differ,
-# because the page finds the CSS variable by the value.
-PALETTE = {
-    "ink": ("#1b2230", "#e4e8ef"),
-    "muted": ("#5a6372", "#9ba5b6"),
-    "rule": ("#dadee5", "#333b48"),
-    "paper": ("#fffffe", "#171b22"),
-    "heat": ("#14578f", "#7cc0f5"),
-    "many": ("#0072b2", "#5bb8ee"),
-    "medium": ("#00805c", "#3ccf9f"),
-    "few": ("#c45100", "#ff9650"),
-    "term1": ("#5a4fb0", "#a9a1ff"),
-    "term2": ("#9a6b00", "#e9b949"),
-    "term3": ("#a2346e", "#f08cc0"),
-    "term4": ("#3f7385", "#86c5d8"),
-}
-COLOUR = {name: light for name, (light, _) in PALETTE.items()}
-
-GROUPS = ("many", "medium", "few")
-MARKERS = ("o", "s", "^")
-DASHES = ("-", (0, (5, 1.5)), (0, (4, 1.5, 1, 1.5)), (0, (1, 1.2)))
+from glmc.metrics import BINS
+from glmc.report.drawing import COLOUR, DASHES, MARKERS, clean, curve, draw, legend, runs_of, short, whole_epochs
+from glmc.report.evidence import reliability
+from glmc.report.finished import GROUPS, Run
 
 NAMED = 20  # up to so many classes a figure carries their names and numbers
 BLOCKS = 250  # a larger confusion matrix is summed to about so many rows, else single pixels vanish on the screen
-
-
-@dataclass(frozen=True)
-class Run:
-    """What the files of one run folder say.
-
-    Attributes:
-        recipe: the text of recipe.yaml, complete.
-        few: the rule of the rarest group, "<20" or "<=20" training images.
-        epochs: the lines of metrics.jsonl, in order.
-        counts: int64 [C], training images per class.
-        confusion: int64 [C, C], row = true class, column = predicted class, test images of the last epoch.
-    """
-
-    folder: Path
-    recipe: str
-    few: Literal["<20", "<=20"]
-    environment: dict[str, Any]
-    epochs: list[dict[str, Any]]
-    result: dict[str, Any]
-    classes: tuple[str, ...]
-    counts: NDArray[np.int64]
-    confusion: NDArray[np.int64]
-
-    @property
-    def order(self) -> NDArray[np.int64]:
-        """int64 [C]: class numbers from the most to the least frequent; equal counts stay in label order."""
-        return np.argsort(-self.counts, kind="stable")
-
-    @property
-    def group(self) -> NDArray[np.int64]:
-        """int64 [C]: index into `GROUPS` of every class."""
-        members = groups(self.counts, self.few)
-        return np.argmax([members[name] for name in GROUPS], axis=0)
-
-    @property
-    def shares(self) -> NDArray[np.float64]:
-        """float64 [C, C] in [0, 1]: the confusion matrix, each row divided by its sum; rows without images are 0."""
-        return self.confusion / np.maximum(self.confusion.sum(1, keepdims=True), 1)
-
-    @property
-    def recall(self) -> NDArray[np.float64]:
-        """float64 [C] in percent; NaN where a class has no test image (matplotlib leaves such points out)."""
-        return np.where(self.confusion.sum(1) > 0, 100 * self.shares.diagonal(), np.nan)
-
-
-# --------------------------------------------------------------------------------------------------------- figures
-
-
-def clean(axes: Axes) -> None:
-    """Calm axes: no frame but the lower line, a faint grid behind the data, short ticks."""
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(length=0)
-    axes.grid(axis="y", linewidth=0.6)
-    axes.set_axisbelow(True)
-
-
-def legend(figure: Figure, axes: Axes, columns: int, scale: float = 1.0) -> None:
-    """One legend above the figure, where it can cover no data."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside upper left", ncols=columns, markerscale=scale, handlelength=1.8, columnspacing=1.4
-    )
-
-
-def whole_epochs(axes: Axes, epochs: Sequence[dict[str, Any]]) -> None:
-    """An epoch axis with whole numbers; a single epoch stands in the middle."""
-    first, last = epochs[0]["epoch"], epochs[-1]["epoch"]
-    room = 0.5 if first == last else min(0.02 * (last - first), 0.9)
-    axes.set_xlim(first - room, last + room)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
-    axes.set_xlabel("epoch")
-
-
-def curve(axes: Axes, points: Sequence[tuple[int, float]], label: str, marker: str = "o", **style: Any) -> None:
-    """One line; points are marked where they are so few that a line alone would hide how few."""
-    shown = marker if len(points) <= 12 else None
-    axes.plot(*zip(*points, strict=True), label=label, marker=shown, markersize=3.5, **style)
 
 
 def draw_terms(run: Run, figure: Figure) -> bool:
@@ -182,18 +72,6 @@ def draw_accuracy(run: Run, figure: Figure) -> bool:
     axes.set_ylabel("accuracy, %")
     legend(figure, axes, 3)
     return True
-
-
-def runs_of(values: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
-    """(value, start, stop) of each stretch of equal neighbours."""
-    edges = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
-    for start, stop in itertools.pairwise(edges):
-        yield int(values[start]), start, stop
-
-
-def short(name: str, limit: int = 14) -> str:
-    """A name that fits beside a tick: start and end, because names in a row often begin alike."""
-    return name if len(name) <= limit else f"{name[: limit - 6]}…{name[-5:]}"
 
 
 def draw_frequency(run: Run, figure: Figure) -> bool:
@@ -326,69 +204,39 @@ def shaded(strength: NDArray[np.float64]) -> NDArray[np.float64]:
     )
 
 
-# Name -> (draws it or answers False when there is nothing to draw, sizes in inches). With two sizes the page shows the
-# first on a narrow screen and the second on a wide one. Text of 10 pt becomes about 10 px on a phone, 14 px on a desk.
-FIGURES: dict[str, tuple[Callable[[Run, Figure], bool], tuple[tuple[float, float], ...]]] = {
+def draw_reliability(run: Run, figure: Figure) -> bool:
+    """Accuracy against confidence in bins, above how many images each bin holds."""
+    if run.predictions is None:
+        return False
+    bins, error = reliability(run.predictions)
+    images, confidence, accuracy = bins.T
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    above.plot([0, 100], [0, 100], color=COLOUR["muted"], linewidth=1.0, linestyle=DASHES[1], label="as it should be")
+    middle, width = (np.arange(BINS) + 0.5) * 100 / BINS, 100 / BINS
+    above.bar(middle, np.nan_to_num(100 * accuracy), width=0.86 * width, color=COLOUR["heat"], alpha=0.3, linewidth=0)
+    dots: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 5, "color": COLOUR["heat"]}
+    above.plot(100 * confidence, 100 * accuracy, label=f"accuracy of a bin (ECE {error:.1f} %)", **dots)
+    above.set(xlim=(0, 100), ylim=(0, 103), ylabel="accuracy, %")
+    below.bar(middle, 100 * images / max(images.sum(), 1), width=0.86 * width, color=COLOUR["muted"], linewidth=0)
+    below.set(ylabel="images, %", xlabel="confidence, %")
+    below.yaxis.set_major_locator(MaxNLocator(nbins=2, integer=True))
+    clean(above)
+    clean(below)
+    legend(figure, above, 2)
+    return True
+
+
+FIGURES = {
     "frequency": (draw_frequency, ((4.8, 4.9), (10.0, 4.6))),
     "terms": (draw_terms, ((4.8, 3.4),)),
     "accuracy": (draw_accuracy, ((4.8, 3.4),)),
     "confusion": (draw_confusion, ((4.8, 5.0),)),
-}
-
-STYLE: dict[Any, Any] = {
-    "font.family": ["DejaVu Sans"],  # comes with matplotlib and is wide, so the page's own font always fits
-    "font.size": 10,
-    "text.parse_math": False,  # a class may be called "$5"
-    "text.color": COLOUR["ink"],
-    "axes.labelcolor": COLOUR["muted"],
-    "axes.edgecolor": COLOUR["muted"],
-    "axes.facecolor": "none",
-    "xtick.color": COLOUR["muted"],
-    "ytick.color": COLOUR["muted"],
-    "xtick.labelcolor": COLOUR["ink"],
-    "ytick.labelcolor": COLOUR["ink"],
-    "grid.color": COLOUR["rule"],
-    "figure.facecolor": COLOUR["paper"],
-    "lines.linewidth": 1.6,
-    "legend.frameon": False,
-    "svg.fonttype": "none",
+    "reliability": (draw_reliability, ((4.8, 4.4),)),
 }
 
 
-def draw(run: Run) -> dict[str, Markup]:
+def draw_all(run: Run) -> dict[str, Markup]:
     """Writes figures/<name>.png; returns name -> inline SVG, without the figures for which the run has no data."""
     folder = run.folder / "figures"
     folder.mkdir(exist_ok=True)
-    page: dict[str, Markup] = {}
-    with warnings.catch_warnings():
-        # Names in a script that the built-in font lacks: boxes in the PNG, right in the page with the system's fonts.
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        for name, (function, sizes) in FIGURES.items():
-            drawings = []
-            for size, width in zip(sizes, ("narrow", "wide"), strict=False):
-                # Ids inside an SVG are hashes with this salt: equal for equal runs, never the same in two figures.
-                with matplotlib.rc_context({**STYLE, "svg.hashsalt": f"{name} {width}"}):
-                    figure = Figure(figsize=size, layout="constrained")
-                    FigureCanvasAgg(figure)
-                    if not function(run, figure):
-                        break
-                    drawings.append(inline(figure, width if len(sizes) > 1 else ""))
-                    if len(drawings) == len(sizes):
-                        figure.savefig(folder / f"{name}.png", dpi=160)
-            if drawings:
-                page[name] = Markup("").join(drawings)
-    return page
-
-
-def inline(figure: Figure, width: str) -> Markup:
-    """The figure as <svg> for HTML: no prolog, no metadata, no fixed size, colours as CSS variables."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
-    svg = re.sub(
-        r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", rf'<svg \1 class="{width}" aria-hidden="true">', svg, count=1
-    )
-    variable = {light: f"var(--{name})" for name, (light, _) in PALETTE.items()}
-    return Markup(re.sub(r"#[0-9a-f]{6}\b", lambda match: variable.get(match[0], match[0]), svg))
+    return draw({name: (partial(function, run), sizes) for name, (function, sizes) in FIGURES.items()}, folder)

@@ -1,0 +1,172 @@
+"""Commands that show what there is."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from glmc.cli import app
+from glmc.cli.words import AsJson, Overrides, Quiet, changed
+from glmc.errors import UserError
+
+
+@app.command()
+def show(
+    recipe_name: Annotated[str, typer.Argument(metavar="RECIPE", show_default=False)],
+    overrides: Overrides = None,
+) -> None:
+    """Print a recipe complete with every default, and what its data are: all but running it."""
+    from glmc import prepare, recipe
+
+    wanted = recipe.load(recipe_name, tuple(overrides or ()))
+    if changed(overrides):
+        wanted = wanted.override("expect=null", "published=null")
+    print(wanted.to_yaml(), end="")
+    try:
+        source = prepare.find(wanted.data.model_copy(update={"download": False}))
+        train, val = prepare.long_tailed(source, wanted.data)
+    except UserError as error:
+        print(f"# data: {error}")
+        return
+    counts, held = train.counts, f"{len(val):,} validation, " if val else ""
+    print(f"# data: {len(train):,} training, {held}{len(source.test):,} test images of {len(counts)} classes")
+    print(f"# training images a class: {' '.join(map(str, counts.tolist()))}")
+    print(f"# steps: {-(-len(train) // wanted.data.batch_size)} an epoch, {wanted.train.epochs} epochs")
+
+
+@app.command("report")
+def report_(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", show_default=False)],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File: .html, .md or .csv. Default: report.html in the one RUN, or comparison.html here."),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write a run's report again, or compare runs and folders of seeds: table, curves, what is more than noise."""
+    from glmc.report import compare
+    from glmc.screen import Screen
+
+    screen = Screen(quiet=quiet)
+    screen.say(str(compare.write(runs, out, screen)))
+
+
+@app.command()
+def stats(
+    data: Annotated[str, typer.Argument(metavar="DATA", show_default=False)],
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write a page (.html) or a picture of the class sizes (.png).")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a folder, list or named set of images is like, and which recipe to start from."""
+    from glmc import stats as room
+
+    room.stats(data, tuple(overrides or ()), out, as_text=not as_json)
+
+
+@app.command("make-lt")
+def make_lt(
+    data: Annotated[str, typer.Argument(metavar="DATA", show_default=False)],
+    imbalance: Annotated[
+        float, typer.Option(help="Images of the largest class / of the smallest.", show_default=False)
+    ],
+    overrides: Overrides = None,
+    profile: Annotated[str, typer.Option(help="exponential, or step.")] = "exponential",
+    split: Annotated[
+        str, typer.Option(help="Which images stay: cao (Cao et al. 2019) or du (Du et al. 2023).")
+    ] = "cao",
+    n_max: Annotated[int | None, typer.Option(help="Images of the largest class. Default: all it has.")] = None,
+    order: Annotated[str, typer.Option(help="Classes from large to small: given, or the seed of an order.")] = "given",
+    out: Annotated[Path | None, typer.Option(help="List to write, .txt or .csv. Default: named after DATA.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write a long-tailed list of training images out of a balanced folder or list."""
+    from glmc import make_lt as room
+
+    room.make_lt(
+        data,
+        tuple(overrides or ()),
+        imbalance=imbalance,
+        profile=profile,
+        split=split,
+        n_max=n_max,
+        order=order,
+        out=out,
+        quiet=quiet,
+    )
+
+
+@app.command("list")
+def list_(
+    what: Annotated[str, typer.Argument(metavar="recipes|methods|datasets|backbones", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Name what there is to choose from."""
+    listings = {"recipes": recipes, "methods": methods, "datasets": datasets, "backbones": backbones}
+    if what not in listings:
+        raise UserError(f"{what!r}: choose one of {', '.join(listings)}")
+    rows = listings[what]()
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        name, *rest = row.values()
+        print(name, *(f"  {value}" for value in rest if value), sep="")
+
+
+@app.command()
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Delete it all.")] = False, as_json: AsJson = False
+) -> None:
+    """Show, or clear, the cache of decoded images."""
+    from glmc.data import decode
+
+    if clear:
+        print(f"{decode.clear_cache() / 2**20:.1f} MiB freed")
+        return
+    entries = decode.cache_entries()
+    if as_json:
+        print(json.dumps([entry._asdict() for entry in entries], indent=1, default=str))
+        return
+    for entry in entries:
+        print(f"{entry.bytes / 2**20:9.1f} MiB  {entry.date}  {entry.root}")
+    print(f"{sum(entry.bytes for entry in entries) / 2**20:9.1f} MiB in {decode.cache_folder()}")
+
+
+def recipes() -> list[dict[str, Any]]:
+    """Name and first line of every packaged recipe."""
+    from glmc import recipe
+
+    return [{"name": name, "about": recipe.load(name, ()).about.partition("\n")[0]} for name in recipe.names()]
+
+
+def methods() -> list[dict[str, Any]]:
+    """Name and settings of every method."""
+    from glmc import recipe
+    from glmc.methods import METHODS
+
+    return [
+        {"name": name, "settings": " ".join(f"{k}={v}" for k, (_, v) in recipe.method_parameters(name).items())}
+        for name in METHODS
+    ]
+
+
+def datasets() -> list[dict[str, Any]]:
+    """Name and description of every source of images."""
+    from glmc.data.sources import SOURCES
+
+    return [{"name": name, "about": (load.__doc__ or "").partition("\n")[0]} for name, load in SOURCES.items()]
+
+
+def backbones() -> list[dict[str, Any]]:
+    """Our small-image networks, then every name of timm's."""
+    import timm
+
+    from glmc.models import SMALL_IMAGE
+
+    return [{"name": name, "from": "glmc"} for name in SMALL_IMAGE] + [
+        {"name": name, "from": "timm"} for name in timm.list_models()
+    ]

@@ -1,0 +1,127 @@
+"""Commands that train and judge."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from glmc.cli import STARTED, app
+from glmc.cli.words import AsJson, Overrides, Quiet, RunReference, Words, changed, parse_seeds, split_words
+from glmc.errors import UserError
+
+
+@app.command()
+def train(
+    words: Words = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder, new or empty. Default: the next free one in runs/.")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Several runs, e.g. 0,1,2, and their mean and deviation.")] = None,
+    together: Annotated[
+        int | None,
+        typer.Option(min=1, help="Seeds to train side by side. Default: as many as fit on a GPU, elsewhere one."),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train a recipe and say how good it is. Without a recipe: GLMC on scikit-learn's digits."""
+    command = "glmc " + " ".join(map(shlex.quote, sys.argv[1:]))
+    name, overrides = split_words(words)
+    if resume is not None:
+        if name is not None or out is not None or seeds is not None:
+            raise UserError("--resume takes a run folder and stands without recipe, --out and --seeds")
+        if (resume / "seeds.json").is_file() and not overrides:
+            from glmc import seeds as several
+
+            several.go_through(resume, together=together, command=command, quiet=quiet, since=STARTED)
+            return
+        from glmc import run
+
+        run.resume(resume, overrides, command=command, quiet=quiet, since=STARTED)
+        return
+    from glmc import recipe
+
+    keys = {assignment.partition("=")[0] for assignment in overrides}
+    if name is None and "data.root" in keys and "data.name" not in keys:
+        from glmc import own
+
+        choice = own.choose()
+        name = choice.recipe
+        print(f"glmc train {name}: {choice.reason}", file=sys.stderr)
+    wanted = recipe.load(name or "digits_lt/glmc", overrides)
+    if changed(overrides):
+        wanted = wanted.override("expect=null", "published=null")  # figures of another recipe from here on
+    if seeds is None:
+        if together is not None:
+            raise UserError("--together is for several runs: add --seeds, e.g. --seeds 0,1,2")
+        from glmc import run
+
+        run.train(wanted, out, command=command, quiet=quiet, since=STARTED)
+        return
+    numbers = parse_seeds(seeds)
+    from glmc import seeds as several
+
+    several.train_seeds(wanted, numbers, out, together=together, command=command, quiet=quiet, since=STARTED)
+
+
+@app.command()
+def finetune(
+    run: RunReference,
+    stage2: Annotated[str, typer.Option(help="maxnorm, crt, lws, balanced_softmax; without training: tau_norm, ...")],
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder, new or empty. Default: the next free one in runs/.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Carry out a second stage on a trained run: its classifier trained once more, or repaired."""
+    command = "glmc " + " ".join(map(shlex.quote, sys.argv[1:]))
+    from glmc import finetune as stages
+    from glmc.deploy import hub
+
+    stages.finetune(hub.resolve(run), stage2, tuple(overrides or ()), out, command=command, quiet=quiet, since=STARTED)
+
+
+@app.command()
+def sweep(
+    words: Words = None,
+    seeds: Annotated[str, typer.Option(help="Seeds of each point, e.g. 0,1,2.")] = "0",
+    out: Annotated[Path | None, typer.Option(help="Folder of the sweep; the same command goes on in it.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run a grid: recipes between commas, key=v1,v2,... for each axis; writes CSV, Markdown and pictures."""
+    command = "glmc " + " ".join(map(shlex.quote, sys.argv[1:]))
+    name, assignments = split_words(words)
+    if name is None:
+        raise UserError("glmc sweep needs a recipe first, e.g. glmc sweep digits_lt/glmc method.contrast_weight=0,4")
+    from glmc import recipe
+
+    wanted = [recipe.load(one) for one in name.split(",")]
+    from glmc import sweep as grid
+
+    grid.sweep(wanted, assignments, parse_seeds(seeds), out, command=command, quiet=quiet, since=STARTED)
+
+
+@app.command()
+def test(
+    run: RunReference,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate a run's last checkpoint, one checkpoint, or a published .pth.tar, on the test images."""
+    from glmc.deploy import hub
+
+    path = hub.resolve(run)
+    if path.is_file():
+        from glmc.deploy import exchange
+
+        result = exchange.test_published(path, tuple(overrides or ()), quiet=as_json)
+    else:
+        from glmc import run as runs
+
+        result = runs.test(path, tuple(overrides or ()), quiet=as_json)
+    if as_json:
+        print(json.dumps(result, indent=1))

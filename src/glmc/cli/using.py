@@ -1,0 +1,99 @@
+"""Commands that put a trained network to use."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from glmc.cli import app
+from glmc.cli.words import AsJson, Overrides, Quiet, RunReference
+from glmc.errors import UserError
+
+
+@app.command()
+def predict(
+    run: RunReference,
+    words: Annotated[list[str], typer.Argument(metavar="PATH... [KEY=VALUE]...", show_default=False)],
+    top: Annotated[int, typer.Option(min=1, help="Classes to name for each image, at most.")] = 5,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write a new CSV file, a row an image.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print an object a line as soon as it is known.")] = False,
+    prior: Annotated[
+        str | None,
+        typer.Option(metavar="uniform|training|FILE", help="Class frequencies of the images; FILE: class,count lines."),
+    ] = None,
+    flip: Annotated[bool, typer.Option("--flip", help="Average with mirrored images.")] = False,
+) -> None:
+    """Name the classes of images: files, folders, patterns, or - for a list of paths on stdin."""
+    from glmc.deploy import hub
+    from glmc.inference import predict as room
+
+    paths, overrides = room.split_words(words)
+    room.predict(
+        hub.resolve(run), paths, overrides, top=top, csv_file=csv_file, as_json=as_json, prior=prior, flip=flip
+    )
+
+
+@app.command()
+def calibrate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", show_default=False, help="Run folder.")],
+    overrides: Overrides = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER|LIST", help="Images that the run has not seen. Default: its validation images."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a run's probabilities mean what they say: a temperature for glmc predict, from held-out images."""
+    if str(run).startswith("hf:"):
+        raise UserError(
+            f"glmc calibrate {run}: the calibration is written into the run folder; give one on this machine"
+        )
+    from glmc.inference import calibrate as room
+
+    result = room.calibrate(run, tuple(overrides or ()), images=images, quiet=as_json)
+    if as_json:
+        print(json.dumps(result, indent=1))
+
+
+@app.command()
+def export(
+    run: RunReference,
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--format", help="onnx, torch-export, safetensors, timm; published: a .pth.tar for the published GLMC code."
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder (published: file) to write. Default: in the run folder.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write a trained network for other programs."""
+    if kind == "published":
+        from glmc.deploy import exchange, hub
+
+        print(exchange.export(hub.resolve(run), out))
+        return
+    from glmc.deploy import export as deploy
+
+    deploy.export(run, kind, out, quiet=quiet)
+
+
+@app.command()
+def push(
+    run: RunReference,
+    name: Annotated[str, typer.Argument(metavar="USER/NAME", show_default=False)],
+    private: Annotated[bool, typer.Option("--private", help="Only you may see it.")] = False,
+    token: Annotated[
+        str | None, typer.Option(help="With the right to write. Default: of `hf auth login` or HF_TOKEN.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Upload a run to the Hugging Face hub, where it is hf:user/name."""
+    from glmc.deploy import push as uploading
+
+    uploading.push(run, name, private=private, token=token, quiet=quiet)

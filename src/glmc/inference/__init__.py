@@ -1,0 +1,1 @@
+"""A trained run put to use: predictions for files, calibrated, for other class frequencies."""

@@ -1,0 +1,200 @@
+"""`glmc calibrate RUN`: fit a temperature, and the class frequencies a network answers for, to held-out images.
+
+They are written into the run folder as calibration.json, where `glmc predict` finds them; see `temperature`.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.table import Table
+
+from glmc import checkpoint
+from glmc.build import Trained, build_views, load_trained
+from glmc.data.split import Split
+from glmc.engine import answering
+from glmc.errors import UserError
+from glmc.inference.heldout import given_images, own_images
+from glmc.inference.temperature import FOLDS, crossfit
+from glmc.prepare import decoded, pixels
+from glmc.recipe import HARMLESS, Recipe, parse
+from glmc.run import find_checkpoint
+from glmc.screen import Screen
+
+FILE = "calibration.json"
+LEAST, FEW = 10, 100  # images: fewer are refused, fewer get a remark
+PRIORS = {"training": "the training frequencies", "uniform": "equal frequencies"}  # `Method.answers_prior` in words
+CHANGEABLE = sorted(
+    HARMLESS - {"parent", "train.save_minutes"} | {"eval.batch_size", "train.precision", "train.threads"}
+)
+
+
+def calibrate(
+    run: Path, overrides: tuple[str, ...] = (), *, images: Path | None = None, quiet: bool = False
+) -> dict[str, Any]:
+    """Fit, print what that changes, and write calibration.json into the run folder.
+
+    Args:
+        run: a run folder, or one checkpoint.
+        overrides: "key=value" of `CHANGEABLE`.
+        images: a folder of classes or a list; none takes the validation images of the run.
+        quiet: nothing on the terminal.
+
+    Returns:
+        The content of calibration.json.
+
+    Raises:
+        UserError: no such run, no images, images of the training or the test set, classes that the run does not know.
+    """
+    screen = Screen(quiet=quiet)
+    point = find_checkpoint(run)
+    for remark in point.remarks:
+        screen.say(remark)
+    recipe = recipe_of(point, overrides)
+    trained = load_trained(point, recipe)
+    if images is None:
+        split, source = own_images(point, recipe, trained), "validation images of the run"
+    else:
+        split, source = given_images(images, recipe, trained.classes, screen), f"images of {images}"
+    if len(split) < LEAST:
+        raise UserError(f"{len(split)} {source} are too few to calibrate on: give at least {LEAST}, better {FEW}")
+    split = decoded(split, "images", recipe.data.size, recipe.data.channels, recipe.data.cache, screen)
+    assumed, prior = assumed_prior(point, trained)
+    logits = torch.from_numpy(logits_of(split, recipe, trained, screen))
+    with screen.bar("calibrating", FOLDS + 1) as bar:
+        fitted = crossfit(logits, torch.from_numpy(split.labels), torch.from_numpy(prior), bar.to)
+    result: dict[str, Any] = {
+        "schema": 1,
+        "step": point.step,
+        "images": len(split),
+        "classes_without_images": int((split.counts == 0).sum()),
+        "source": source,
+        "temperature": fitted.temperature,
+        "temperature_se": fitted.error,
+        "before": fitted.before,
+        "after": fitted.after,
+        "ece_by_chance": fitted.ece_by_chance,
+        "assumed_prior": assumed,
+        "imbalance": {
+            "assumed": float(prior.max() / prior.min()),
+            "fitted": float(fitted.prior.max() / fitted.prior.min()),
+        },
+        "prior": dict(zip(trained.classes, fitted.prior.tolist(), strict=True)),
+    }
+    file = home(point) / FILE
+    checkpoint.write_atomic(file, json.dumps(result, indent=1) + "\n")
+    show(result, f"{recipe.name}, {point.path}", screen)
+    screen.say(f"written: {file}, which glmc predict uses from now on")
+    return result
+
+
+def show(result: dict[str, Any], title: str, screen: Screen) -> None:
+    """The figures before and after in a table, and what is to be known about them."""
+    screen.say(f"{title}: {result['images']} {result['source']}, re-weighted to their own class frequencies")
+    table = Table()
+    table.add_column("")
+    for heading in ("nll", "ECE %", "top-1 %"):
+        table.add_column(heading, justify="right")
+    for name, key in (("before", "before"), (f"after, held out in {FOLDS} folds", "after")):
+        scores = result[key]
+        table.add_row(name, f"{scores['nll']:.3f}", f"{scores['ece']:.2f}", f"{scores['top1']:.2f}")
+    table.add_row("perfect calibration, so many images", "", f"{result['ece_by_chance']:.2f}", "")
+    screen.console.print(table)
+    assumed, imbalance = PRIORS[result["assumed_prior"]], result["imbalance"]
+    screen.say(f"temperature {result['temperature']:.3f} ± {result['temperature_se']:.3f} (standard error)")
+    screen.say(
+        f"the run answers as if its most frequent class came {imbalance['fitted']:.1f} times as often as its rarest; "
+        f"{assumed}, which its method is meant to answer for, would make that {imbalance['assumed']:.1f}"
+    )
+    lacking = result["classes_without_images"]
+    if lacking:
+        screen.say(f"{lacking} classes have no image here: for them the run is taken to answer for {assumed}")
+    if result["images"] < FEW:
+        screen.say(
+            f"{result['images']} images are few: temperature and ECE may well come out differently on others; give "
+            f"{FEW} or more with --images"
+        )
+    if result["after"]["nll"] > result["before"]["nll"]:
+        screen.say("calibration did not help on images that it was not fitted on; to predict without, delete its file")
+
+
+class Calibration(NamedTuple):
+    """What `predict` needs of calibration.json."""
+
+    temperature: float
+    prior: NDArray[np.float64]  # [C], sums to 1: the class frequencies that the network answers for
+    source: str  # number and kind of images
+    file: Path
+
+
+def find_calibration(
+    point: checkpoint.Checkpoint, classes: Sequence[str], say: Callable[[str], None]
+) -> Calibration | None:
+    """The calibration of a checkpoint; that there is none, or one of another step, is said.
+
+    Raises:
+        UserError: the file cannot be used.
+    """
+    file = home(point) / FILE
+    if not file.exists():
+        say("probabilities as the network gives them, not calibrated: see glmc calibrate")
+        return None
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        prior = np.array([found["prior"][name] for name in classes], dtype=np.float64)
+        calibration = Calibration(float(found["temperature"]), prior, f"{found['images']} {found['source']}", file)
+        step = found["step"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} cannot be used ({type(error).__name__}): run glmc calibrate again") from error
+    if step != point.step:
+        say(f"{file} is of step {step}, not of step {point.step}, and is not used: run glmc calibrate again")
+        return None
+    return calibration
+
+
+def home(point: checkpoint.Checkpoint) -> Path:
+    """The run folder of a checkpoint; the checkpoint's own folder where it lies alone."""
+    above = point.path.parent
+    return above.parent if above.name in ("checkpoints", "selected") else point.path
+
+
+def recipe_of(point: checkpoint.Checkpoint, overrides: Sequence[str]) -> Recipe:
+    """The recipe of a checkpoint, where and how fast it computes perhaps changed.
+
+    Raises:
+        UserError: an override would change the answers.
+    """
+    for assignment in overrides:
+        if assignment.partition("=")[0] not in CHANGEABLE:
+            raise UserError(
+                f"{assignment}: a run answers as it was trained to; only {', '.join(CHANGEABLE)} may change"
+            )
+    return parse(point.state["recipe"], overrides)
+
+
+def assumed_prior(point: checkpoint.Checkpoint, trained: Trained) -> tuple[str, NDArray[np.float64]]:
+    """What a run answers for as far as its method tells: a key of `PRIORS`, and the class frequencies, float64 [C]."""
+    assumed = "uniform" if "repair" in point.state else trained.method.answers_prior
+    weights = trained.counts if assumed == "training" else np.ones(len(trained.counts))
+    return assumed, weights / weights.sum()
+
+
+@torch.inference_mode()
+def logits_of(split: Split, recipe: Recipe, trained: Trained, screen: Screen) -> NDArray[np.float64]:
+    """float64 [N, C]: the answers to a decoded split, single view."""
+    device = next(trained.method.parameters()).device
+    (view,) = build_views(recipe, ("test",), device)
+    answer = answering(trained.method, view, precision=recipe.train.precision)
+    trained.method.eval()
+    images = torch.from_numpy(pixels(split))
+    found = np.empty((len(images), len(trained.classes)))
+    with screen.bar("answering", len(images)) as bar:
+        for start in range(0, len(images), recipe.eval.batch_size):
+            part = images[start : start + recipe.eval.batch_size]
+            found[start : start + len(part)] = answer(part.to(device)).double().cpu().numpy()
+            bar.to(start + len(part))
+    return found

@@ -1,0 +1,267 @@
+"""`glmc predict RUN PATHS...`: the classes of image files, with probabilities for a known or an assumed world.
+
+Answers go to stdout or into a CSV file; what is said about them, progress, and files that cannot be read, to stderr.
+"""
+
+import csv
+import io
+import json
+import os
+import re
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from torch import Tensor
+
+from glmc import checkpoint
+from glmc.build import Trained, build_views, load_trained
+from glmc.data.asked import find_images
+from glmc.data.decode import Progress, cores, decode_image, reason
+from glmc.engine import answering
+from glmc.errors import UserError
+from glmc.inference.calibrate import PRIORS, assumed_prior, find_calibration, recipe_of
+from glmc.inference.prior import read_prior
+from glmc.inference.temperature import reweighted
+from glmc.recipe import Recipe
+from glmc.run import find_checkpoint
+from glmc.screen import Screen
+
+Decoded = tuple[str, "Future[NDArray[np.uint8]]"]
+
+
+class Prediction(NamedTuple):
+    """The most probable classes of an image, falling."""
+
+    labels: NDArray[np.int64]  # [K]
+    probabilities: NDArray[np.float64]  # [K], in [0, 1]
+
+
+def split_words(words: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    """Paths, and assignments of a recipe's values: dotted keys before "=", unless a file has that name."""
+    assignments = [w for w in words if re.match(r"[a-z_0-9]+(\.[a-z_0-9]+)+=", w) and not os.path.exists(w)]
+    return [word for word in words if word not in assignments], tuple(assignments)
+
+
+def predict(
+    run: Path,
+    paths: Sequence[str],
+    overrides: tuple[str, ...] = (),
+    *,
+    top: int = 5,
+    csv_file: Path | None = None,
+    as_json: bool = False,
+    prior: str | None = None,
+    flip: bool = False,
+) -> None:
+    """Predict image files, in the order in which they are given.
+
+    Args:
+        run: a run folder, or one checkpoint.
+        paths: image files, folders (with all below), patterns, "-" for a list on stdin, a path a line.
+        overrides: "key=value" of `calibrate.CHANGEABLE`.
+        top: classes to name for each image, at most.
+        csv_file: a new file to write instead of printing a table. It has a row for each image, so that it can be
+            sorted, filtered and joined by file as it is.
+        as_json: print an object on each line instead, as soon as it is known.
+        prior: class frequencies where the images come from: "training", "uniform" or a file of `class,count` lines;
+            none takes those that the run's method is meant to answer for, if the run is calibrated, and leaves the
+            probabilities as they are, if not.
+        flip: average the probabilities of each image and its mirror image.
+
+    Raises:
+        UserError: wrong arguments, before anything is predicted; or files that could not be read, after all others
+            have been predicted.
+    """
+    if csv_file is not None and (as_json or csv_file.exists()):
+        why = "give one of the two" if as_json else "exists, and nothing is overwritten; name another file"
+        raise UserError(f"--csv {csv_file}{' and --json: ' if as_json else ': '}{why}")
+    stdout, screen = sys.stdout, Screen()
+    screen.console = Console(stderr=True, highlight=False)
+    point = find_checkpoint(run)
+    for remark in point.remarks:
+        screen.say(remark)
+    recipe = recipe_of(point, overrides)
+    trained = load_trained(point, recipe)
+    answer = answerer(point, recipe, trained, prior, flip, screen.say)
+    asked, problems = find_images(paths)
+    bar_hides = as_json and stdout.isatty()  # lines and a bar on one terminal would overwrite each other
+    with (Screen(quiet=True) if bar_hides else screen).bar("predicting") as bar:
+        rows = predictions(asked, problems, recipe, answer, min(top, len(trained.classes)), bar.to)
+        if as_json:
+            for path, prediction in rows:
+                stdout.write(as_line(path, prediction, trained.classes))
+                stdout.flush()
+        table = list(rows)
+    if csv_file is not None:
+        checkpoint.write_atomic(csv_file, as_csv(table, trained.classes).encode("utf-8", "surrogateescape"))
+        screen.say(f"{len(table)} predictions written: {csv_file}")
+    stdout.write("" if csv_file or as_json else as_table(table, trained.classes))
+    refuse(problems, len(set(asked)))
+
+
+def answerer(
+    point: checkpoint.Checkpoint,
+    recipe: Recipe,
+    trained: Trained,
+    prior: str | None,
+    flip: bool,
+    say: Callable[[str], None],
+) -> Callable[[Tensor], Tensor]:
+    """What turns images (uint8 [B, side, side, ch]) into log-probabilities (float64 [B, C]), on the host.
+
+    After `glmc calibrate`, its temperature is used, and the probabilities are for the class frequencies that the method
+    is meant to answer for, or for `prior`. Which they are is said.
+    """
+    device = next(trained.method.parameters()).device
+    (view,) = build_views(recipe, ("test",), device)
+    logits_of = answering(trained.method, view, precision=recipe.train.precision, flip=flip)
+    trained.method.eval()
+    calibration = None
+    if flip:
+        say("probabilities with mirrored images averaged in are not calibrated: glmc calibrate is for single views")
+    else:
+        calibration = find_calibration(point, trained.classes, say)
+    assumed, source = assumed_prior(point, trained)
+    target = source if prior is None else read_prior(prior, trained.classes, trained.counts)
+    world = PRIORS[assumed] if prior is None else PRIORS.get(prior, f"the frequencies in {prior}")
+    temperature = 1.0
+    if calibration is not None:
+        temperature, source = calibration.temperature, calibration.prior
+        say(f"calibrated on {calibration.source}, temperature {temperature:.3f}; probabilities for {world} of classes")
+    elif prior is not None:
+        say(f"probabilities for {world} of classes, if the run answers for {PRIORS[assumed]}: see glmc calibrate")
+    weights = torch.from_numpy(source), torch.from_numpy(target)
+
+    @torch.inference_mode()
+    def answer(images: Tensor) -> Tensor:
+        return reweighted(logits_of(images.to(device)).cpu().double(), temperature, *weights)
+
+    return answer
+
+
+def predictions(
+    asked: Sequence[str],
+    problems: dict[str, str],
+    recipe: Recipe,
+    answer: Callable[[Tensor], Tensor],
+    top: int,
+    progress: Progress,
+) -> Iterator[tuple[str, Prediction]]:
+    """(path, its `top` classes) for each readable file, in the order asked, as soon as it is known.
+
+    A file that is asked for several times is predicted once.
+
+    Args:
+        asked: paths.
+        problems: what is wrong with some of them; files that turn out not to be readable join these.
+        recipe: settled.
+        answer: as `answerer` gives it.
+        top: K.
+        progress: called with (files done, files in all).
+    """
+    unique = [path for path in dict.fromkeys(asked) if path not in problems]
+    found: dict[str, Prediction] = {}
+    done, told = 0, 0
+    for batch in decoded_ahead(unique, recipe, min(recipe.eval.batch_size, len(unique))):
+        images = readable(batch, problems)
+        if images:
+            found |= predict_batch(images, answer, top)
+        done += len(batch)
+        progress(done, len(unique))
+        while told < len(asked) and (asked[told] in found or asked[told] in problems):
+            if asked[told] in found:
+                yield asked[told], found[asked[told]]
+            told += 1
+
+
+def decoded_ahead(paths: Sequence[str], recipe: Recipe, batch_size: int) -> Iterator[list[Decoded]]:
+    """Batches of (path, pixels to come), decoded in threads; of the batch after the one yielded, too, but no more."""
+    size, channels = recipe.data.size, recipe.data.channels
+    assert size is not None, "a checkpoint's recipe is settled"
+    assert channels is not None
+    Image.init()  # loads PIL's formats now rather than in several threads at once
+    waiting: deque[Decoded] = deque()
+    pool = ThreadPoolExecutor(cores())
+    try:
+        for path in paths:
+            waiting.append((path, pool.submit(decode_image, path, size, channels)))
+            if len(waiting) == 2 * batch_size:
+                yield [waiting.popleft() for _ in range(batch_size)]
+        while waiting:
+            yield [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def readable(batch: Iterable[Decoded], problems: dict[str, str]) -> dict[str, NDArray[np.uint8]]:
+    """The pixels of the files that could be read; what is wrong with the others joins `problems`."""
+    images = {}
+    for path, pixels in batch:
+        try:
+            images[path] = pixels.result()
+        except Exception as error:  # PIL raises nearly anything on a damaged file
+            problems[path] = reason(error)
+    return images
+
+
+def predict_batch(
+    images: dict[str, NDArray[np.uint8]], answer: Callable[[Tensor], Tensor], top: int
+) -> dict[str, Prediction]:
+    """The `top` classes of each image (uint8 [side, side, ch])."""
+    probabilities, labels = answer(torch.from_numpy(np.stack(list(images.values())))).exp().topk(top, dim=1)
+    rows = zip(labels.numpy(), probabilities.numpy(), strict=True)
+    return {path: Prediction(*row) for path, row in zip(images, rows, strict=True)}
+
+
+def named(prediction: Prediction, classes: Sequence[str]) -> list[tuple[str, float]]:
+    """(class, probability), falling; six digits, more would be noise."""
+    pairs = zip(prediction.labels.tolist(), prediction.probabilities.tolist(), strict=True)
+    return [(classes[label], float(f"{probability:.6g}")) for label, probability in pairs]
+
+
+def as_line(path: str, prediction: Prediction, classes: Sequence[str]) -> str:
+    """A line of JSON."""
+    found = [{"class": name, "probability": probability} for name, probability in named(prediction, classes)]
+    return json.dumps({"file": path, "predictions": found}) + "\n"
+
+
+def as_csv(rows: Sequence[tuple[str, Prediction]], classes: Sequence[str]) -> str:
+    """A row for each image: file, class, probability, class 2, probability 2, and so on."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    width = len(rows[0][1].labels) if rows else 1
+    further = [f"{heading} {rank}" for rank in range(2, width + 1) for heading in ("class", "probability")]
+    writer.writerow(["file", "class", "probability", *further])
+    for path, prediction in rows:
+        writer.writerow([path, *(value for pair in named(prediction, classes) for value in pair)])
+    return text.getvalue()
+
+
+def as_table(rows: Sequence[tuple[str, Prediction]], classes: Sequence[str]) -> str:
+    """A line for each image, in columns; wide as it needs to be, so that names stay whole in a pipe."""
+    lines = [("file", "class", "probability", "others")] if rows else []
+    for path, prediction in rows:
+        (name, probability), *others = named(prediction, classes)
+        rest = ", ".join(f"{other} {100 * p:.1f} %" for other, p in others)
+        shown = os.fsencode(path).decode("utf-8", "replace")  # a terminal takes no broken names
+        lines.append((shown, name, f"{100 * probability:.1f} %", rest))
+    wide = [max(len(line[column]) for line in lines) for column in range(3)] if lines else []
+    return "".join(f"{f:<{wide[0]}}  {c:<{wide[1]}}  {p:>{wide[2]}}  {o}".rstrip() + "\n" for f, c, p, o in lines)
+
+
+def refuse(problems: dict[str, str], asked: int) -> None:
+    """Raise a `UserError` that names every file that could not be predicted, and why."""
+    if problems:
+        listed = "".join(
+            f"\n  {os.fsencode(path).decode('utf-8', 'replace')} ({why})" for path, why in problems.items()
+        )
+        raise UserError(f"{len(problems)} of {asked} could not be predicted:{listed}")

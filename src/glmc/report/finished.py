@@ -1,0 +1,142 @@
+"""A finished run, as the files of its folder tell it. Needs no torch."""
+
+import csv
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from glmc.errors import UserError
+from glmc.metrics import groups
+from glmc.report.evidence import Predictions, read_examples, read_predictions
+
+GROUPS = ("many", "medium", "few")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the files of one run folder say.
+
+    Attributes:
+        recipe: the text of recipe.yaml, complete; settings: its sections and values.
+        few: the rule of the rarest group, "<20" or "<=20" training images.
+        epochs: the lines of metrics.jsonl, in order.
+        counts: int64 [C], training images per class.
+        confusion: int64 [C, C], row = true class, column = predicted class, test images of the last epoch.
+        predictions: the answer for each test image; None where the run left none.
+        examples: what `evidence.read_examples` says.
+    """
+
+    folder: Path
+    recipe: str
+    settings: dict[str, Any]
+    few: Literal["<20", "<=20"]
+    environment: dict[str, Any]
+    epochs: list[dict[str, Any]]
+    result: dict[str, Any]
+    classes: tuple[str, ...]
+    counts: NDArray[np.int64]
+    confusion: NDArray[np.int64]
+    predictions: Predictions | None
+    examples: dict[str, list[dict[str, Any]]]
+
+    @property
+    def order(self) -> NDArray[np.int64]:
+        """int64 [C]: class numbers from the most to the least frequent; equal counts stay in label order."""
+        return np.argsort(-self.counts, kind="stable")
+
+    @property
+    def group(self) -> NDArray[np.int64]:
+        """int64 [C]: index into `GROUPS` of every class."""
+        members = groups(self.counts, self.few)
+        return np.argmax([members[name] for name in GROUPS], axis=0)
+
+    @property
+    def shares(self) -> NDArray[np.float64]:
+        """float64 [C, C] in [0, 1]: the confusion matrix, each row divided by its sum; rows without images are 0."""
+        return self.confusion / np.maximum(self.confusion.sum(1, keepdims=True), 1)
+
+    @property
+    def recall(self) -> NDArray[np.float64]:
+        """float64 [C] in percent; NaN where a class has no test image (matplotlib leaves such points out)."""
+        return np.where(self.confusion.sum(1) > 0, 100 * self.shares.diagonal(), np.nan)
+
+
+def read(run: Path) -> Run:
+    """The facts of a finished run.
+
+    Raises:
+        UserError: a file is missing or damaged, or the files belong to different runs.
+    """
+    recipe = text_of(run, "recipe.yaml")
+    try:
+        settings = dict(yaml.safe_load(recipe) or {})
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        raise UserError(f"{run / 'recipe.yaml'} is not a recipe ({error}); train again into an empty folder.") from None
+    result = json_of(run, "result.json", text_of(run, "result.json"))
+    trained = "seconds" in result  # a repair of the classifier has no epochs
+    lines = [line for line in text_of(run, "metrics.jsonl").split("\n") if line.strip()] if trained else []
+    classes, confusion = confusion_of(run)
+    if len(result["counts"]) != len(classes):
+        raise UserError(
+            f"{run / 'confusion.csv'} has {len(classes)} classes but result.json has {len(result['counts'])}: "
+            "the files belong to different runs; train again into an empty folder."
+        )
+    predictions = read_predictions(run, classes)
+    if predictions is not None and len(predictions.true) != confusion.sum():
+        raise UserError(
+            f"{run / 'predictions.csv'} has {len(predictions.true)} images but confusion.csv {confusion.sum()}: "
+            "the files belong to different runs; train again into an empty folder."
+        )
+    return Run(
+        folder=run,
+        recipe=recipe,
+        settings=settings,
+        few="<=20" if (settings.get("eval") or {}).get("few") == "<=20" else "<20",
+        environment=json_of(run, "environment.json", text_of(run, "environment.json")),
+        epochs=[json_of(run, f"metrics.jsonl line {i}", line) for i, line in enumerate(lines, 1)],
+        result=result,
+        classes=classes,
+        counts=np.array(result["counts"], dtype=np.int64),
+        confusion=confusion,
+        predictions=predictions,
+        examples=read_examples(run),
+    )
+
+
+def text_of(run: Path, name: str) -> str:
+    """The text of one file of the run folder; UserError where it is absent."""
+    try:
+        return (run / name).read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"{run} is not the folder of a finished run: it has no {name}; finish it with `glmc train --resume {run}`."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{run / name} cannot be read ({error}); train again into an empty folder.") from None
+
+
+def json_of(run: Path, name: str, text: str) -> dict[str, Any]:
+    """One JSON object. A value that is not a finite number counts as absent, as everywhere in the run folder."""
+    try:
+        return dict(json.loads(text, parse_constant=lambda _: None))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{run / name} is not a JSON object ({error}); train again into an empty folder.") from None
+
+
+def confusion_of(run: Path) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Class names in label order and int64 [C, C] of confusion.csv."""
+    header, *rows = list(csv.reader(io.StringIO(text_of(run, "confusion.csv"), newline=""))) or [[]]
+    classes = tuple(header[1:])
+    try:
+        matrix = np.array([row[1:] for row in rows if row], dtype=np.int64)
+    except ValueError as error:
+        raise UserError(f"{run / 'confusion.csv'} does not hold whole numbers in equal rows ({error}).") from None
+    if matrix.shape != (len(classes), len(classes)):
+        raise UserError(f"{run / 'confusion.csv'} is not square: {len(classes)} columns, {len(matrix)} rows.")
+    return classes, matrix

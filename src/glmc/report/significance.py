@@ -1,0 +1,157 @@
+"""Whether a gap between two accuracies is more than noise: over seeds, over test images, or over classes.
+
+Every function answers with a `Gap` in percentage points, B minus A. Bootstrap and sign flips draw from a fixed seed, so
+the same figures give the same words.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+DRAWS = 4000
+LEVEL = 0.05
+FEWEST_CLASSES = 10  # a bootstrap over fewer classes tells nothing
+
+
+class Gap(NamedTuple):
+    """B minus A, in percentage points.
+
+    Attributes:
+        points: the gap.
+        low, high: 95 % interval.
+        p: probability of a gap at least this large if there were no difference; two-sided, in (0, 1].
+        how: the test and its numbers, in words.
+    """
+
+    points: float
+    low: float
+    high: float
+    p: float
+    how: str
+
+
+def over_seeds(a: Sequence[float], b: Sequence[float]) -> Gap | None:
+    """Welch's t-test (Biometrika 1947) between the runs of two recipes; None where neither varies.
+
+    Args:
+        a, b: a figure in percent for each seed, at least two each.
+    """
+    from scipy.stats import ttest_ind
+
+    points = float(np.mean(b) - np.mean(a))
+    how = f"Welch's t-test over {len(a)} and {len(b)} seeds"
+    if np.ptp(a) == 0 and np.ptp(b) == 0:
+        return None
+    found = ttest_ind(b, a, equal_var=False)
+    interval = found.confidence_interval(1 - LEVEL)
+    return Gap(points, float(interval.low), float(interval.high), float(found.pvalue), how)
+
+
+def over_images(a: NDArray[np.bool_], b: NDArray[np.bool_], strata: NDArray[np.int64] | None = None) -> Gap:
+    """Two runs on the same test images: who is right where the other is not.
+
+    Without strata the p-value is that of McNemar's exact test (Psychometrika 1947). With strata the figure is the mean
+    over classes, and under "no difference" each image on which the two disagree is a coin thrown for its class: exact
+    where all classes have equally many images, from `DRAWS` throws elsewhere. Interval: of the share of these images
+    that B has right (Clopper and Pearson, Biometrika 1934) where images count alike, so that it agrees with the test;
+    else a bootstrap of the images inside their classes.
+
+    Args:
+        a, b: bool [N], which images each run has right.
+        strata: int64 [N], class of each image; every class counts the same. None: every image does.
+    """
+    strata = np.zeros(len(a), dtype=np.int64) if strata is None else strata
+    _, place = np.unique(strata, return_inverse=True)
+    size = np.bincount(place)  # [S] images of each stratum
+    gained, lost = np.bincount(place[b & ~a], minlength=len(size)), np.bincount(place[a & ~b], minlength=len(size))
+    points = 100 * float(np.mean((gained - lost) / size))
+    apart = gained + lost
+    if len(set(size[apart > 0].tolist())) <= 1:
+        weight = 100 / (len(size) * int(size[apart > 0].max(initial=1)))
+        low, high = interval_of_share(int(gained.sum()), int(apart.sum()), weight)
+    else:
+        low, high = bootstrap(gained, lost, size)
+    how = f"paired over {len(a):,} test images, {int(apart.sum()):,} of which only one of the two has right"
+    return Gap(points, low, high, coins(gained, lost, size), how)
+
+
+def interval_of_share(gained: int, apart: int, weight: float) -> tuple[float, float]:
+    """95 % interval of weight * (gained - lost), of `apart` images on which two runs disagree."""
+    from scipy.stats import binomtest
+
+    if apart == 0:
+        return 0.0, 0.0
+    share = binomtest(gained, apart).proportion_ci(1 - LEVEL, "exact")
+    return weight * apart * (2 * float(share.low) - 1), weight * apart * (2 * float(share.high) - 1)
+
+
+def bootstrap(gained: NDArray[np.int64], lost: NDArray[np.int64], size: NDArray[np.int64]) -> tuple[float, float]:
+    """95 % interval of mean((gained - lost) / size) in percent, images redrawn inside their stratum; [S] each."""
+    random, total, apart = np.random.default_rng(0), np.zeros(DRAWS), gained + lost > 0
+    for g, loss, n in zip(gained[apart], lost[apart], size[apart], strict=True):
+        drawn = random.multinomial(n, [g / n, loss / n, max(1 - (g + loss) / n, 0.0)], DRAWS)
+        total += (drawn[:, 0] - drawn[:, 1]) / n
+    low, high = np.quantile(100 * total / len(size), [LEVEL / 2, 1 - LEVEL / 2])
+    return float(low), float(high)
+
+
+def coins(gained: NDArray[np.int64], lost: NDArray[np.int64], size: NDArray[np.int64]) -> float:
+    """Two-sided p of sum((gained - lost) / size) when each of the gained + lost images is a fair coin; [S] each."""
+    from scipy.stats import binomtest
+
+    apart = gained + lost
+    if not apart.any():
+        return 1.0
+    if len(set(size[apart > 0].tolist())) == 1:
+        return float(binomtest(int(gained.sum()), int(apart.sum())).pvalue)
+    random, thrown = np.random.default_rng(1), np.zeros(DRAWS)
+    for n in np.unique(size):  # coins of equal weight are thrown together
+        number = int(apart[size == n].sum())
+        thrown += (2 * random.binomial(number, 0.5, DRAWS) - number) / n
+    seen = abs(float(np.sum((gained - lost) / size)))
+    return float(1 + np.sum(np.abs(thrown) >= seen - 1e-9)) / (DRAWS + 1)
+
+
+def over_classes(a: NDArray[np.float64], b: NDArray[np.float64]) -> Gap | None:
+    """Two runs of which only the recalls are known; None for fewer than ten classes.
+
+    Sign flips of the classes' differences, and a bootstrap over the classes.
+
+    Args:
+        a, b: float64 [C] in percent, NaN where a class has no test image.
+    """
+    difference = (b - a)[np.isfinite(a) & np.isfinite(b)]
+    if len(difference) < FEWEST_CLASSES:
+        return None
+    random = np.random.default_rng(0)
+    thrown, resampled = np.empty(DRAWS), np.empty(DRAWS)
+    for i in range(DRAWS):
+        thrown[i] = np.mean(difference * random.choice((-1, 1), len(difference)))
+        resampled[i] = np.mean(random.choice(difference, len(difference)))
+    points = float(difference.mean())
+    p = float(1 + np.sum(np.abs(thrown) >= abs(points) - 1e-9)) / (DRAWS + 1)
+    low, high = np.quantile(resampled, [LEVEL / 2, 1 - LEVEL / 2])
+    return Gap(points, float(low), float(high), p, f"over {len(difference):,} classes")
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number, in the order given. Holm, Scandinavian Journal of Statistics 1979."""
+    order = np.argsort(values, kind="stable").tolist()
+    adjusted, highest = [0.0] * len(values), 0.0
+    for rank, place in enumerate(order):
+        highest = max(highest, min(1.0, (len(values) - rank) * values[place]))
+        adjusted[place] = highest
+    return adjusted
+
+
+def chance(p: float) -> str:
+    """A p-value in words: "about 3 of 100 comparisons"."""
+    if p >= 0.995:
+        return "practically every comparison"
+    if p >= 0.01:
+        return f"about {round(100 * p)} of 100 comparisons"
+    if p >= 0.001:
+        return f"about {round(1000 * p)} of 1,000 comparisons"
+    return "fewer than 1 of 1,000 comparisons"

@@ -1,0 +1,178 @@
+"""What is said of a data set: the numbers, as one object and as JSON."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glmc.data.split import Split
+from glmc.metrics import groups
+from glmc.recipe import Recipe
+from glmc.stats.duplicates import Duplicates, Place, duplicates
+from glmc.stats.files import Looks, look
+from glmc.stats.find import Found, where
+
+GROUPS = ("many", "medium", "few")
+Watch = Callable[[str, int], Any]  # (what, total) -> context that gives a bar
+
+# Kind of oddity -> what it is called. The first three stop the training.
+ODD = {
+    "broken": "unreadable images",
+    "spelling": "class names that differ only in spelling",
+    "empty": "classes without images",
+    "disguised": "images that are not what their ending says",
+    "other": "entries that are no image of a class",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """Everything that is known of a data set.
+
+    Args:
+        data: the word on the command line.
+        settings: the recipe whose `data` and `eval.few` it stands for.
+        found: the images, part by part.
+        looks: part -> what its images look like.
+        twins: exact duplicates.
+        odd: kind, a key of `ODD` -> places.
+    """
+
+    data: str
+    settings: Recipe
+    found: Found
+    looks: dict[str, Looks]
+    twins: Duplicates
+    odd: dict[str, list[str]]
+
+    @property
+    def train(self) -> Split:
+        """The training images, those that will be held out included."""
+        return self.found.parts["train"]
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """int64 [C], images of each class in the training part."""
+        return self.train.counts
+
+    @property
+    def trained(self) -> NDArray[np.int64]:
+        """int64 [C], of these, the images that would be trained on."""
+        return self.found.trained
+
+    @property
+    def order(self) -> NDArray[np.int64]:
+        """int64 [C], classes from the most to the least frequent; equal ones in label order."""
+        return np.argsort(-self.counts, kind="stable")
+
+    @property
+    def imbalance(self) -> float:
+        """Images of the largest class over those of the smallest that has any."""
+        there = self.counts[self.counts > 0]
+        return float(there.max() / there.min())
+
+    @property
+    def group(self) -> NDArray[np.int64]:
+        """int64 [C], place of each class in `GROUPS`, by the images trained on."""
+        members = groups(self.trained, self.settings.eval.few)
+        return np.argmax([members[name] for name in GROUPS], axis=0)
+
+    @property
+    def sizes(self) -> NDArray[np.int32]:
+        """int32 [M, 2], height and width of the readable images of all parts."""
+        every = np.concatenate([one.sizes for one in self.looks.values()])
+        return every[every[:, 0] > 0]
+
+    @property
+    def short_side(self) -> int:
+        """Median of the shorter sides in pixels; 0 if nothing can be read."""
+        return int(np.median(self.sizes.min(1))) if len(self.sizes) else 0
+
+    def kinds(self, place: int) -> dict[str, int]:
+        """Format (place 0) or mode (place 1) -> images, the most frequent first."""
+        counted: Counter[str] = Counter()
+        for one in self.looks.values():
+            for kind, count in enumerate(np.bincount(one.kinds[one.kinds >= 0], minlength=len(one.names)).tolist()):
+                counted[one.names[kind][place]] += count
+        return dict(counted.most_common())
+
+    def name(self, place: Place, *, label: bool = False) -> str:
+        """The path of an image below the root, on request with its class."""
+        split = self.found.parts[place[0]]
+        inside = where(split, place[1])
+        return f"{inside} ({split.classes[split.labels[place[1]]]})" if label else inside
+
+
+def collect(data: str, settings: Recipe, found: Found, watch: Watch) -> Facts:
+    """Looks at every image of the parts that were found."""
+    looks = {}
+    for part, split in found.parts.items():
+        with watch(f"looking at {part} images", len(split)) as bar:
+            looks[part] = look(split.images, bar.to)
+    labels = {part: split.labels for part, split in found.parts.items()}
+    twins = duplicates(
+        {part: one.digests for part, one in looks.items()},
+        labels,
+        {part: one.kinds >= 0 for part, one in looks.items()},
+    )
+    odd = {kind: list(found.odd.get(kind, ())) for kind in ODD}
+    for part, one in looks.items():
+        split = found.parts[part]
+        odd["broken"] += [f"{where(split, row)} ({why})" for row, why in one.broken.items()]
+        odd["disguised"] += [f"{where(split, row)} is {form}" for row, form in one.disguised.items()]
+    return Facts(data, settings, found, looks, twins, odd)
+
+
+def size_facts(sizes: NDArray[np.int32]) -> dict[str, Any]:
+    """Smallest, median and largest picture by area as [width, height], and the spread of width / height."""
+    if not len(sizes):
+        return {}
+    order = np.argsort(sizes.astype(np.int64).prod(1), kind="stable")
+    picks = {"smallest": order[0], "median": order[(len(order) - 1) // 2], "largest": order[-1]}
+    aspect = sizes[:, 1] / sizes[:, 0]
+    return {
+        **{name: sizes[row, ::-1].tolist() for name, row in picks.items()},
+        "aspect": [round(float(value), 3) for value in (aspect.min(), np.median(aspect), aspect.max())],
+    }
+
+
+def as_json(facts: Facts) -> dict[str, Any]:
+    """The facts as JSON takes them; keys are part of the command's interface."""
+    counts, trained, classes = facts.counts, facts.trained, facts.train.classes
+    twins = {}
+    for name, copies in facts.twins._asdict().items():
+        examples = [[facts.name(place, label=name == "across") for place in group] for group in copies.examples]
+        twins[name] = {"images": copies.images, "groups": copies.groups, "examples": examples}
+    return {
+        "data": facts.data,
+        "images": {part: len(split) for part, split in facts.found.parts.items()},
+        "classes": len(classes),
+        "largest": int(counts.max()),
+        "median": float(np.median(counts)),
+        "smallest": int(counts.min()),
+        "imbalance": round(facts.imbalance, 4),
+        "groups": {
+            name: {"classes": int((facts.group == i).sum()), "images": int(trained[facts.group == i].sum())}
+            for i, name in enumerate(GROUPS)
+        },
+        "few": facts.settings.eval.few,
+        "per_class": [
+            {
+                "class": classes[c],
+                **{part: int(split.counts[c]) for part, split in facts.found.parts.items()},
+                "trained": int(trained[c]),
+                "group": GROUPS[facts.group[c]],
+            }
+            for c in facts.order.tolist()
+        ],
+        "sizes": size_facts(facts.sizes),
+        "formats": facts.kinds(0),
+        "modes": facts.kinds(1),
+        "duplicates": twins,
+        "odd": facts.odd,
+        "remarks": list(facts.found.remarks),
+        "refusal": facts.found.refusal,
+    }

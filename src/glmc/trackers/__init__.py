@@ -1,0 +1,102 @@
+"""Trackers: programs that show a run while it trains, all behind the three calls of `base.Tracker`.
+
+metrics.jsonl in the run folder is written in any case, and it is the truth: a tracker that was added later, or that has
+missed some epochs, is told them from there when the run is resumed.
+"""
+
+import importlib
+import importlib.util
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from glmc.errors import UserError
+from glmc.trackers.base import Tracker
+
+TRACKERS = {  # name -> class, package that it needs
+    "csv": ("glmc.trackers.csv:Table", "csv"),
+    "tensorboard": ("glmc.trackers.tensorboard:TensorBoard", "tensorboardX"),
+    "wandb": ("glmc.trackers.wandb:WeightsAndBiases", "wandb"),
+    "mlflow": ("glmc.trackers.mlflow:MLflow", "mlflow"),
+}
+
+
+def require(names: Iterable[str]) -> None:
+    """Refuse trackers whose package is missing; imports none of them.
+
+    Raises:
+        UserError: names the package and how it is installed.
+    """
+    for name in names:
+        package = TRACKERS[name][1]
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:  # without origin: a mere folder of that name, as W&B leaves behind
+            raise UserError(
+                f"train.track: {name} needs the package {package}, which is not installed here; "
+                f"python -m pip install {package} brings it, or leave {name} out of train.track"
+            )
+
+
+class Tracks:
+    """The trackers of one run, told together. One that fails is said once and left out from then on.
+
+    Args:
+        run: the run folder.
+        say: takes that sentence.
+    """
+
+    def __init__(self, run: Path, say: Callable[[str], None]) -> None:
+        self.run, self.say = run, say
+        self.told: dict[str, int] = {}  # name -> epochs
+        self.live: dict[str, Tracker] = {}
+
+    def begin(self, names: Iterable[str], recipe: Mapping[str, Any], records: Iterable[Mapping[str, Any]]) -> None:
+        """Open trackers, and tell them what they do not know yet.
+
+        Args:
+            names: of `TRACKERS`.
+            recipe: sections, keys and values.
+            records: of the epochs that are finished, lines of metrics.jsonl.
+
+        Raises:
+            UserError: a tracker cannot be opened; before the first step, that can still be mended.
+        """
+        for name in dict.fromkeys(names):
+            module, _, class_name = TRACKERS[name][0].partition(":")
+            try:
+                tracker: Tracker = getattr(importlib.import_module(module), class_name)()
+                self.told[name] = tracker.begin(self.run, recipe)
+            except Exception as error:
+                self.finish()
+                raise UserError(
+                    f"train.track: {name} cannot begin ({brief(error)}); mend that, or leave {name} out of train.track"
+                ) from error
+            self.live[name] = tracker
+        for record in records:
+            self.log(record)
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Tell everyone of an epoch, a line of metrics.jsonl; who knows it already is not told again."""
+        self._each(lambda tracker: tracker.log(record), [n for n in self.live if self.told[n] < record["epoch"]])
+
+    def finish(self) -> None:
+        """Close everything, with what result.json holds if the run has come to its end. Again: nothing happens."""
+        file = self.run / "result.json"
+        result = json.loads(file.read_text()) if file.exists() else None
+        self._each(lambda tracker: tracker.finish(result), list(self.live))
+        self.live = {}
+
+    def _each(self, call: Callable[[Tracker], None], names: Iterable[str]) -> None:
+        for name in names:
+            try:
+                call(self.live[name])
+            except Exception as error:  # whatever it is: a tracker's trouble must not end hours of training
+                del self.live[name]
+                self.say(f"{name} has failed and tracks this run no longer ({brief(error)}); metrics.jsonl has it all")
+
+
+def brief(error: Exception) -> str:
+    """An exception in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

@@ -1,0 +1,58 @@
+"""What every tracker is, and what the trackers share."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from glmc.checkpoint import write_atomic
+
+MEMORY = "trackers.json"  # in the run folder: what a tracker calls the run, and how many epochs it has been told
+
+
+class Tracker(Protocol):
+    """A program that shows a run while it trains. Three calls; any of them may raise what it likes."""
+
+    def begin(self, run: Path, recipe: Mapping[str, Any]) -> int:
+        """Open, or go on with what an earlier part of the same run has opened.
+
+        Args:
+            run: the run folder.
+            recipe: sections, keys and values.
+
+        Returns:
+            How many epochs the tracker has been told already; it will be told those that follow.
+        """
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Take one epoch: a line of metrics.jsonl."""
+
+    def finish(self, result: Mapping[str, Any] | None) -> None:
+        """Close; `result` is what result.json holds, or none if the run has not come to its end."""
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by strokes: {"test": {"top1": 96.5}} -> {"test/top1": 96.5}."""
+    joined: dict[str, Any] = {}
+    for key, value in values.items():
+        joined |= flat(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return joined
+
+
+def final_scores(result: Mapping[str, Any]) -> dict[str, float]:
+    """The figures that result.json gives for the last epoch: "last/top1" and so on."""
+    return flat({"last": result["last"]})
+
+
+def recall(run: Path, tracker: str) -> dict[str, Any]:
+    """What `remember` wrote last, or nothing."""
+    file = run / MEMORY
+    known: dict[str, Any] = json.loads(file.read_text()).get(tracker, {}) if file.exists() else {}
+    return known
+
+
+def remember(run: Path, tracker: str, **facts: Any) -> None:
+    """Keep what a resumed run must know to go on in the same place."""
+    file = run / MEMORY
+    known = json.loads(file.read_text()) if file.exists() else {}
+    write_atomic(file, json.dumps(known | {tracker: facts}, indent=1) + "\n")
