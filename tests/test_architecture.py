@@ -58,7 +58,7 @@ MAY_IMPORT = {
         "prepare", "random", "recipe", "run", "runtime", "screen",
     },
     "stats": {"data", "errors", "metrics", "prepare", "recipe", "report", "screen", "stats"},
-    "own": {"recipe"},
+    "own": {"models.weights", "recipe"},
     "make_lt": {"data", "errors", "metrics", "prepare", "screen", "stats"},
     "__main__": {"cli", "errors"},
     "flags": {"errors"},

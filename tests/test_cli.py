@@ -314,7 +314,7 @@ def test_weights_that_cannot_be_fetched(place):
         "data.std=[0.4]", env={"HF_HUB_OFFLINE": "1", "HF_HOME": str(place / "hub")},
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr.startswith("glmc: model.pretrained: the weights of resnet18 could not be fetched")
+    assert done.stderr.startswith("glmc: model.pretrained: the weights of resnet18 cannot be had")
     assert "model.pretrained=FILE" in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (place / "runs").exists()

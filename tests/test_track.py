@@ -1,5 +1,6 @@
 """Trackers: the real packages write, their own readers read, and none of them can end a run."""
 
+import contextlib
 import csv
 import importlib.util
 import json
@@ -140,12 +141,24 @@ def wandb_records(file):
         at += 7 + length
 
 
+def whole(file):
+    """All records of a W&B file, once its last one is there: another process writes it."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        with contextlib.suppress(struct.error, AssertionError):
+            records = list(wandb_records(file))
+            if any(record.HasField("exit") for record in records):
+                return records
+        time.sleep(0.2)
+    raise AssertionError(f"{file} was never finished")
+
+
 @needs("wandb")
 def test_wandb_goes_on_in_the_same_run(run, offline):
     interrupted_then_resumed("wandb", run, pause=1.1)  # its folders are named by the second
     known = json.loads((run / "trackers.json").read_text())["wandb"]
     assert known["epochs"] == 3
-    first, second = (list(wandb_records(file)) for file in sorted((run / "wandb").glob("offline-run-*/*.wandb")))
+    first, second = (whole(file) for file in sorted((run / "wandb").glob("offline-run-*/*.wandb")))
     told, exits = [], []
     for records in (first, second):
         assert {record.run.run_id for record in records if record.HasField("run")} == {known["id"]}

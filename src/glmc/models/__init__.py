@@ -11,6 +11,7 @@ from glmc.errors import UserError
 from glmc.models.batch_norm import split_by_view
 from glmc.models.cifar_resnet import CifarResNet
 from glmc.models.small_stem import SmallStemResNet
+from glmc.models.weights import obstacle
 
 SMALL_IMAGE = (
     *(f"resnet{depth}{width}" for depth in (20, 32, 44, 56) for width in ("", "_w64")),
@@ -100,6 +101,12 @@ def _timm_backbone(name: str, channels: int, pretrained: bool) -> tuple[nn.Modul
         near = get_close_matches(base, [*SMALL_IMAGE, *timm.list_models()], n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise UserError(f"model.name={name}: no such backbone{hint} `glmc list backbones` names them all")
+    reason = obstacle(name) if pretrained else None
+    if reason is not None:
+        raise UserError(
+            f"model.pretrained: the weights of {name} cannot be had ({reason}); give a file, model.pretrained=FILE, or "
+            f"train from scratch with model.pretrained=false"
+        )
     try:
         net = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels)
     except (OSError, RuntimeError, ValueError) as error:
