@@ -121,7 +121,9 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 def own_stream(device: torch.device, runs: int) -> AbstractContextManager[object]:
     """A context that may be entered again and again: where a run computes when several share a device."""
     if device.type == "cuda" and runs > 1:
-        return torch.cuda.stream(torch.cuda.Stream(device))
+        stream = torch.cuda.Stream(device)
+        stream.wait_stream(torch.cuda.current_stream(device))  # in which the run's tensors have been made
+        return torch.cuda.stream(stream)
     return nullcontext()
 
 

@@ -109,6 +109,8 @@ class StreamingLoader(Loader):
         self._crew: DataLoader[Any] | None = None
         self._done: Iterator[Damage | None] = iter(())
         _OPEN.add(self)
+        # A loader that nobody holds any more takes its workers with it: they do not listen to what asks others to end.
+        weakref.finalize(self, _end_workers, self._at).atexit = False
 
     def parts(self, tables: Mapping[str, Stream], first: int = 0) -> Iterator[dict[str, Stream]]:
         """What each step of an epoch works on, with its "pixels" in every view: uint8 [B, side, side, ch].
@@ -140,13 +142,8 @@ class StreamingLoader(Loader):
 
     def close(self) -> None:
         """End the workers. `parts` starts new ones."""
-        pids = set(self._at[:, 0].tolist())
-        for child in multiprocessing.active_children():
-            if child.pid in pids:
-                child.kill()  # they have nothing to lose
-                child.join()
+        _end_workers(self._at)
         self._crew, self._done = None, iter(())
-        self._at.fill_(-1)
 
     def _tasks(self, tables: Sequence[HostTable], first: int) -> Iterator[Task]:
         """The tasks of an epoch: step by step, in each step stream by stream."""
@@ -234,6 +231,16 @@ class StreamingLoader(Loader):
         """The rows that workers which live no more have worked on."""
         alive = {child.pid for child in multiprocessing.active_children()}
         return [row for pid, row in self._at.tolist() if pid >= 0 and pid not in alive]
+
+
+def _end_workers(at: Tensor) -> None:
+    """Kill the processes in the first column, which have nothing to lose."""
+    pids = set(at[:, 0].tolist())
+    for child in multiprocessing.active_children():
+        if child.pid in pids:
+            child.kill()
+            child.join()
+    at.fill_(-1)
 
 
 _OPEN: weakref.WeakSet[StreamingLoader] = weakref.WeakSet()

@@ -1,0 +1,99 @@
+"""The documentation: it builds without a warning, and its commands, paths and links are right."""
+
+import contextlib
+import io
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from glmc import __main__
+from glmc.cli import app
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+COMMANDS = sorted({line.strip() for page in PAGES for line in re.findall(r"^    (glmc .*)$", page.read_text(), re.M)})
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    """Strict: a link or anchor that leads nowhere is a warning, and a warning ends the build."""
+    pytest.importorskip("mkdocs", reason="needs mkdocs-material")
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+
+    build(load_config(str(ROOT / "mkdocs.yml"), strict=True, site_dir=str(tmp_path / "site")))
+    methods = (tmp_path / "site" / "reference" / "methods" / "index.html").read_text()
+    assert "method.contrast_weight" in methods
+    assert "arXiv:2305.08661" in methods
+    recipes = (tmp_path / "site" / "reference" / "recipes" / "index.html").read_text()
+    assert 'id="digits-lt-glmc"' in recipes
+    assert "96.52" in recipes
+    assert "train.save_minutes" in (tmp_path / "site" / "reference" / "keys" / "index.html").read_text()
+
+
+def known_options():
+    """Command -> its long and short options."""
+    import typer
+
+    command = typer.main.get_command(app)
+    return {
+        name: {option for parameter in one.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        for name, one in command.commands.items()
+    }
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_is_understood(command, monkeypatch, tmp_path):
+    """Its options exist; a recipe with its overrides is read in full."""
+    import shlex
+
+    words = shlex.split(command.partition("  #")[0])
+    options = known_options()
+    assert words[1] in options
+    for word in words[2:]:
+        if word.startswith("-"):
+            assert word.partition("=")[0] in options[words[1]], word
+    if words[1] in ("train", "show") and "--resume" not in words:
+        chosen = [word for word in words[2:] if "=" in word or re.fullmatch(r"\w+/\w+", word)]
+        if any("mine:" in word for word in chosen):
+            (tmp_path / "mine.py").write_text(own_method())
+            monkeypatch.syspath_prepend(str(tmp_path))
+        if not chosen or "=" in chosen[0]:
+            chosen.insert(0, "folder/finetune")  # no recipe: one for the user's own photographs is chosen
+        monkeypatch.setattr(sys, "argv", ["glmc", "show", *chosen])
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), pytest.raises(SystemExit) as ended:
+            __main__.main()
+        assert not ended.value.code, said.getvalue()
+
+
+def own_method():
+    """The example of the page on extending."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extend.md").read_text(), re.S)
+    return code
+
+
+def test_the_method_of_the_page_trains(tmp_path, monkeypatch):
+    from glmc import recipe, report, run
+
+    (tmp_path / "mine.py").write_text(own_method())
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(report, "write", lambda run: None)
+    wanted = recipe.load("digits_lt/ce", ["method={name: mine:Focal, gamma: 1.5}", "train.max_steps=2", "expect=null"])
+    out = run.train(wanted, tmp_path / "run", command="", quiet=True, since=0.0)
+    assert '"focal"' in (out / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_a_page_names_is_there(page):
+    for path in re.findall(r"`((?:benchmarks|examples|tests|src)/[\w./-]*)`", page.read_text()):
+        assert (ROOT / path).exists(), path
+    if page.name == "which-method.md":
+        import json
+
+        for name in ("glmc", "ce"):
+            figures = json.loads((ROOT / f"benchmarks/records/2026-11-20-digits/{name}.json").read_text())["last"][
+                "top1"
+            ]
+            assert f"{figures['mean']:.2f} ± {figures['sd']:.2f}" in page.read_text()
