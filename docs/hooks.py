@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,14 +34,21 @@ def methods() -> Iterator[str]:
         classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
         summary, _, rest = inspect.cleandoc(ast.get_docstring(classes[kind]) or "").partition("\n\nArgs:")
         yield f"\n## {name}\n\n{ast.get_docstring(tree)}\n\n{summary}\n"
+        meaning = meanings(rest)
         parameters = recipe.method_parameters(name)
         if parameters:
-            yield "| setting | type | default |\n|---|---|---|"
+            yield "| setting | type | default | meaning |\n|---|---|---|---|"
             for key, (annotation, default) in parameters.items():
-                yield f"| `method.{key}` | {recipe.kind(annotation)} | `{default}` |"
-        if rest:
-            yield f"\n```text\n{inspect.cleandoc(rest)}\n```"
+                yield f"| `method.{key}` | {recipe.kind(annotation)} | `{default}` | {meaning.get(key, '')} |"
         yield "\nRecipes: " + (", ".join(f"[{one}](recipes.md#{anchor(one)})" for one in used.get(name, ())) or "none")
+
+
+def meanings(arguments: str) -> dict[str, str]:
+    """Name -> meaning, from the part of a docstring that explains arguments; several may share one."""
+    found: dict[str, str] = {}
+    for names, text in re.findall(r"^(\w+(?:, \w+)*): (.*(?:\n +.*)*)", inspect.cleandoc(arguments), re.M):
+        found |= dict.fromkeys(names.split(", "), " ".join(text.split()).replace("|", "\\|"))
+    return found
 
 
 def recipes() -> Iterator[str]:

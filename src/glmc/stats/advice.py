@@ -54,7 +54,8 @@ def advise(facts: Facts, assignments: Sequence[str] = ()) -> Advice:
         return Advice(mend(facts), packaged, command(packaged, assignments), (reason,), "", "")
     given = list(assignments)
     if data.name == "list":
-        given = ["data.name=list", f"data.train_list={data.train_list}", *given]
+        listed = [word for word in assignments if word.startswith("data.train_list=")]
+        given = ["data.name=list", *(() if listed else (f"data.train_list={data.train_list}",)), *given]
     if not any(word.startswith("data.root=") for word in assignments):
         given.insert(0, f"data.root={data.root}")
     name, extra, why, other, when = choose(facts)
