@@ -1,6 +1,7 @@
 """Ways to carry out a step: the same numbers, whatever the way; and what is left when one does not work."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -101,6 +102,17 @@ def test_a_way_that_fails_at_its_first_call_is_left_and_said():
         "train.step=graph does not work here (operation not permitted): going on with compile",
         "train.step=compile does not work here (operation not permitted): going on with eager",
     ]
+
+
+def test_a_graph_without_a_gpu_is_said_and_the_run_goes_on(tmp_path, monkeypatch, capsys):
+    from glmc import recipe, report, run
+
+    monkeypatch.setattr(report, "write", lambda run: None)
+    wanted = recipe.load("digits_lt/ce", ["train.step=graph", "train.max_steps=2", "train.device=cpu", "expect=null"])
+    out = run.train(wanted, tmp_path / "run", command="", since=0.0)
+    assert capsys.readouterr().out.count("train.step=graph needs a CUDA device, and this is cpu") == 1
+    result = json.loads((out / "result.json").read_text())
+    assert result["step"] == {"asked": "graph", "eager": 2}
 
 
 def test_a_way_that_has_worked_is_not_left_in_silence():

@@ -202,6 +202,9 @@ def build(recipe: Recipe, screen: Screen, *, initial: bool = True) -> Parts:
     if way == "auto":
         way = runtime.pick_way(device, steps * step_flops(method, loader, data))
         recipe = recipe.override(f"train.step={way}")
+    if way == "graph" and device.type != "cuda":  # a run that was begun on a GPU may go on elsewhere
+        screen.say(f"train.step=graph needs a CUDA device, and this is {device.type}: steps are carried out eagerly")
+        way = "eager"
     return Parts(
         recipe=recipe,
         data=data,
@@ -288,7 +291,7 @@ def build_answers(way: Way, method: Method, recipe: Recipe, screen: Screen) -> d
     def of(flip: bool) -> Ladder:
         answer = answering(method, view, precision=recipe.train.precision, flip=flip)
         ways: Ways = {"graph": lambda: Graphed(answer), "compile": lambda: answer, "eager": lambda: answer}
-        return Ladder("graph" if way == "graph" else "eager", ways, screen.say)
+        return Ladder("graph" if way == "graph" else "eager", ways, screen.say, "evaluation")
 
     return {flip: of(flip) for flip in (False, True)}
 

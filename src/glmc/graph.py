@@ -109,10 +109,11 @@ class Ladder:
         way: the first to be tried.
         ways: all compute the same, to within rounding.
         say: told in a sentence why a way was left.
+        what: the sentence's subject.
     """
 
-    def __init__(self, way: Way, ways: Ways, say: Callable[[str], None]) -> None:
-        self.way, self.say = way, say
+    def __init__(self, way: Way, ways: Ways, say: Callable[[str], None], what: str = "train.step") -> None:
+        self.way, self.say, self.what = way, say, what
         self._ways, self._function, self._works = ways, ways[way](), False
 
     def __call__(self, inputs: Any) -> Any:
@@ -124,7 +125,7 @@ class Ladder:
                 raise
             lower = WAYS[WAYS.index(self.way) + 1]
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            self.say(f"train.step={self.way} does not work here ({reason}): going on with {lower}")
+            self.say(f"{self.what}={self.way} does not work here ({reason}): going on with {lower}")
             self.way, self._function = lower, self._ways[lower]()
             return self(inputs)
         self._works = True
