@@ -332,7 +332,7 @@ class Eval(Section):
     """When and how to measure."""
 
     every: int = Field(1, ge=1, description="epochs between evaluations; the last epoch is always evaluated")
-    batch_size: int = Field(1000, ge=1, description="test images a step")
+    batch_size: int = Field(500, ge=1, description="test images a step")
     few: Literal["<20", "<=20"] = Field("<20", description="training images of a few-shot class")
     flip_tta: bool = Field(True, description="whether figures with mirrored images averaged in stand beside the others")
     select: Literal["last", "val"] = Field(
