@@ -1,6 +1,7 @@
-"""The published test command: `python test.py --dataset cifar10 --resume FILE.pth.tar ...`; see `glmc.legacy`."""
+"""The published test command: `python test.py --dataset cifar10 --resume FILE ...`; see `glmc.published.legacy`."""
 
-from glmc.legacy import main
+from glmc.__main__ import main as glmc
+from glmc.published.legacy import main
 
 if __name__ == "__main__":
-    main("test")
+    main("test", glmc)

@@ -7,7 +7,7 @@ The worker stage, in this process on one core, images a second:
     pil     everything with PIL and torchvision's transforms, image by image, as the published ImageNet-LT code does: a
             file is decoded, and twice cropped and resized to 224, jittered (0.4, 0.4, 0.4), turned grey (0.2), blurred
             (0.5), mirrored, made a tensor and normalised
-    worker  what a worker of `glmc.data.streaming` does: a file is decoded, and twice cropped and resized to 224; the
+    worker  what a worker of `glmc.batches.streaming` does: a file is decoded, and twice cropped and resized to 224; the
             rest is left to the device
 
 End to end on all cores, images a second that arrive as normalised batches of two views:
@@ -40,11 +40,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from glmc import recipe
-from glmc.augment import View
+from glmc.batches.augment import View
+from glmc.batches.resident import Stream
+from glmc.batches.streaming import StreamingLoader
 from glmc.data import decode
-from glmc.data.resident import Stream
 from glmc.data.split import Paths
-from glmc.data.streaming import StreamingLoader
 from glmc.runtime import environment
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 90

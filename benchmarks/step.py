@@ -188,9 +188,11 @@ class Ours(NamedTuple):
 
 def ours(case: str, data: Data, batch: int, device: torch.device, precision: str | None = None) -> Ours:
     """What `glmc train` builds for the recipe of a case, on other images."""
-    from glmc import build, recipe
-    from glmc.data.resident import ResidentLoader
+    from glmc import recipe
+    from glmc.batches.resident import ResidentLoader
+    from glmc.runs import trained
     from glmc.runtime import pick_precision
+    from glmc.train import build
 
     settled = recipe.load(
         CASES[case][0],
@@ -202,11 +204,11 @@ def ours(case: str, data: Data, batch: int, device: torch.device, precision: str
             f"train.precision={precision or pick_precision('auto', device, print)}",
         ],
     )
-    method = build.build_method(settled, torch.from_numpy(data.counts), device)
+    method = trained.build_method(settled, torch.from_numpy(data.counts), device)
     loader = ResidentLoader(
         data.images,
         data.labels,
-        build.build_views(settled, method.views, device),
+        trained.build_views(settled, method.views, device),
         method.streams,
         batch_size=batch,
         seed=0,
@@ -217,8 +219,8 @@ def ours(case: str, data: Data, batch: int, device: torch.device, precision: str
 
 def our_steps(parts: Ours, way: str) -> Iterator[tuple[bool, Any]]:
     """The steps of `engine.fit`, carried out in that way; nothing falls back to another one here."""
-    from glmc.engine import State, fit, state_of, training_step
-    from glmc.graph import Graphed
+    from glmc.train.engine import State, fit, state_of, training_step
+    from glmc.train.execution import Graphed
 
     method, loader, optimizer = parts.method, parts.loader, parts.optimizer
     precision = parts.recipe.train.precision
@@ -233,8 +235,7 @@ def our_steps(parts: Ours, way: str) -> Iterator[tuple[bool, Any]]:
 
 def refuse_other_losses(case: str, data: Data) -> float:
     """Both losses on the same tensors and weights in float64; returns the largest relative difference."""
-    from glmc.data.resident import Batch
-    from glmc.methods.base import Step
+    from glmc.step import Batch, Step
 
     parts = ours(case, data, 4, torch.device("cpu"), "float32")
     method = parts.method.double().train()

@@ -11,8 +11,9 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from glmc import recipe, sections
+from glmc import recipe
 from glmc.methods import METHODS
+from glmc.recipe import sections
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

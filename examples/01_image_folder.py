@@ -15,8 +15,9 @@ from pathlib import Path
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from glmc import recipe, run
+from glmc import recipe
 from glmc.data.longtail import profile_counts
+from glmc.train import run
 
 
 def write_photos(root: Path) -> None:

@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 import glmc
-from glmc import __main__, checkpoint, recipe, report
+from glmc import __main__, recipe, report
 from glmc.data.sources import stratified_holdout
+from glmc.runs import checkpoint
 
 TINY = """
 # Tiny cross entropy on digits.

@@ -75,7 +75,8 @@ def own_method():
 
 
 def test_the_method_of_the_page_trains(tmp_path, monkeypatch):
-    from glmc import recipe, report, run
+    from glmc import recipe, report
+    from glmc.train import run
 
     (tmp_path / "mine.py").write_text(own_method())
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -17,7 +17,8 @@ from sklearn.metrics import (
 )
 
 from glmc.errors import NonFiniteLoss
-from glmc.metrics import Tally, per_class, scores
+from glmc.metrics import per_class, scores
+from glmc.runs.tally import Tally
 
 ORDER = ["top1", "top5", "balanced", "macro_f1", "worst_class", "many", "medium", "few", "ece", "nll"]
 

@@ -11,9 +11,9 @@ import time
 import pytest
 
 from glmc import recipe, trackers
-from glmc import run as training
 from glmc.errors import UserError
 from glmc.trackers.base import flat
+from glmc.train import run as training
 
 RECIPE = {"name": "digits_lt/glmc", "train": {"epochs": 3, "milestones": []}, "published": None}
 RECORDS = [

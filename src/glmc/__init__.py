@@ -8,7 +8,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from glmc.data.resident import Batch
     from glmc.losses import (
         balanced_softmax,
         class_weights,
@@ -18,15 +17,16 @@ if TYPE_CHECKING:
         softmax_bce,
     )
     from glmc.methods.balanced_softmax import BalancedSoftmax
-    from glmc.methods.base import Method, Step
+    from glmc.methods.base import Method
     from glmc.methods.cross_entropy import CrossEntropy
     from glmc.methods.crt import CRT
     from glmc.methods.glmc import GLMC
     from glmc.methods.lws import LWS
     from glmc.methods.maxnorm import MaxNorm
-    from glmc.mixing import cutmix, mixup
+    from glmc.mixtures.mixing import cutmix, mixup
     from glmc.models import Backbone, build_backbone
     from glmc.posthoc import logit_adjustment, max_norm, norm_limit, tau_norm
+    from glmc.step import Batch, Step
 
 __version__ = "0.1.0"
 
@@ -58,7 +58,7 @@ __all__ = [
 ]
 
 _HOME = {
-    "glmc.data.resident": ("Batch",),
+    "glmc.step": ("Batch", "Step"),
     "glmc.losses": (
         "balanced_softmax",
         "class_weights",
@@ -68,13 +68,13 @@ _HOME = {
         "softmax_bce",
     ),
     "glmc.methods.balanced_softmax": ("BalancedSoftmax",),
-    "glmc.methods.base": ("Method", "Step"),
+    "glmc.methods.base": ("Method",),
     "glmc.methods.cross_entropy": ("CrossEntropy",),
     "glmc.methods.crt": ("CRT",),
     "glmc.methods.glmc": ("GLMC",),
     "glmc.methods.lws": ("LWS",),
     "glmc.methods.maxnorm": ("MaxNorm",),
-    "glmc.mixing": ("cutmix", "mixup"),
+    "glmc.mixtures.mixing": ("cutmix", "mixup"),
     "glmc.models": ("Backbone", "build_backbone"),
     "glmc.posthoc": ("logit_adjustment", "max_norm", "norm_limit", "tau_norm"),
 }

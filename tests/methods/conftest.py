@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from glmc.data.resident import Batch
 from glmc.methods import METHODS
-from glmc.methods.base import Method, Step
+from glmc.methods.base import Method
 from glmc.models import Backbone
 from glmc.models.cifar_resnet import CifarResNet
 from glmc.random import Draws
+from glmc.step import Batch, Step
 
 COUNTS = torch.tensor([40, 10, 3])
 

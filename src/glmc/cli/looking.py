@@ -17,7 +17,8 @@ def show(
     overrides: Overrides = None,
 ) -> None:
     """Print a recipe complete with every default, and what its data are: all but running it."""
-    from glmc import prepare, recipe
+    from glmc import recipe
+    from glmc.data import prepare
 
     wanted = recipe.load(recipe_name, tuple(overrides or ()))
     if changed(overrides):
@@ -84,7 +85,7 @@ def make_lt(
     quiet: Quiet = False,
 ) -> None:
     """Write a long-tailed list of training images out of a balanced folder or list."""
-    from glmc import make_lt as room
+    from glmc.stats import make_lt as room
 
     room.make_lt(
         data,

@@ -34,11 +34,11 @@ def train(
         if name is not None or out is not None or seeds is not None:
             raise UserError("--resume takes a run folder and stands without recipe, --out and --seeds")
         if (resume / "seeds.json").is_file() and not overrides:
-            from glmc import seeds as several
+            from glmc.train import seeds as several
 
             several.go_through(resume, together=together, command=command, quiet=quiet, since=STARTED)
             return
-        from glmc import run
+        from glmc.train import run
 
         run.resume(resume, overrides, command=command, quiet=quiet, since=STARTED)
         return
@@ -46,7 +46,7 @@ def train(
 
     keys = {assignment.partition("=")[0] for assignment in overrides}
     if name is None and "data.root" in keys and "data.name" not in keys:
-        from glmc import own
+        from glmc.stats import own
 
         choice = own.choose()
         name = choice.recipe
@@ -57,12 +57,12 @@ def train(
     if seeds is None:
         if together is not None:
             raise UserError("--together is for several runs: add --seeds, e.g. --seeds 0,1,2")
-        from glmc import run
+        from glmc.train import run
 
         run.train(wanted, out, command=command, quiet=quiet, since=STARTED)
         return
     numbers = parse_seeds(seeds)
-    from glmc import seeds as several
+    from glmc.train import seeds as several
 
     several.train_seeds(wanted, numbers, out, together=together, command=command, quiet=quiet, since=STARTED)
 
@@ -79,8 +79,8 @@ def finetune(
 ) -> None:
     """Carry out a second stage on a trained run: its classifier trained once more, or repaired."""
     command = "glmc " + " ".join(map(shlex.quote, sys.argv[1:]))
-    from glmc import finetune as stages
     from glmc.deploy import hub
+    from glmc.train import stages
 
     stages.finetune(hub.resolve(run), stage2, tuple(overrides or ()), out, command=command, quiet=quiet, since=STARTED)
 
@@ -100,7 +100,7 @@ def sweep(
     from glmc import recipe
 
     wanted = [recipe.load(one) for one in name.split(",")]
-    from glmc import sweep as grid
+    from glmc.train import sweep as grid
 
     grid.sweep(wanted, assignments, parse_seeds(seeds), out, command=command, quiet=quiet, since=STARTED)
 
@@ -116,12 +116,12 @@ def test(
 
     path = hub.resolve(run)
     if path.is_file():
-        from glmc.deploy import exchange
+        from glmc.published import exchange
 
         result = exchange.test_published(path, tuple(overrides or ()), quiet=as_json)
     else:
-        from glmc import run as runs
+        from glmc.runs import trained
 
-        result = runs.test(path, tuple(overrides or ()), quiet=as_json)
+        result = trained.test(path, tuple(overrides or ()), quiet=as_json)
     if as_json:
         print(json.dumps(result, indent=1))

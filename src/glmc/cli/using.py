@@ -74,7 +74,8 @@ def export(
 ) -> None:
     """Write a trained network for other programs."""
     if kind == "published":
-        from glmc.deploy import exchange, hub
+        from glmc.deploy import hub
+        from glmc.published import exchange
 
         print(exchange.export(hub.resolve(run), out))
         return

@@ -19,8 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from glmc import checkpoint
-from glmc.build import Trained, build_views, load_trained
+from glmc.data.prepare import decoded, find, pixels
 from glmc.deploy import card, hub
 from glmc.deploy.formats import (
     FILES,
@@ -36,10 +35,10 @@ from glmc.deploy.formats import (
 )
 from glmc.errors import UserError
 from glmc.inference.calibrate import assumed_prior, find_calibration
-from glmc.prepare import decoded, find, pixels
 from glmc.random import Draws
 from glmc.recipe import Recipe, parse
-from glmc.run import find_checkpoint
+from glmc.runs import checkpoint
+from glmc.runs.trained import Trained, build_views, find_checkpoint, load_trained
 from glmc.screen import Screen
 
 FORMATS = tuple(FILES)

@@ -5,10 +5,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from glmc import checkpoint
 from glmc.deploy import card, hub
 from glmc.deploy.export import Opened, open_run
 from glmc.inference.calibrate import FILE, home
+from glmc.runs import checkpoint
 from glmc.screen import Screen
 
 

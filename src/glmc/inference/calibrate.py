@@ -13,16 +13,15 @@ import torch
 from numpy.typing import NDArray
 from rich.table import Table
 
-from glmc import checkpoint
-from glmc.build import Trained, build_views, load_trained
+from glmc.data.prepare import decoded, pixels
 from glmc.data.split import Split
-from glmc.engine import answering
 from glmc.errors import UserError
 from glmc.inference.heldout import given_images, own_images
 from glmc.inference.temperature import FOLDS, crossfit
-from glmc.prepare import decoded, pixels
 from glmc.recipe import HARMLESS, Recipe, parse
-from glmc.run import find_checkpoint
+from glmc.runs import checkpoint
+from glmc.runs.files import write_atomic
+from glmc.runs.trained import Trained, answering, build_views, find_checkpoint, load_trained
 from glmc.screen import Screen
 
 FILE = "calibration.json"
@@ -86,7 +85,7 @@ def calibrate(
         "prior": dict(zip(trained.classes, fitted.prior.tolist(), strict=True)),
     }
     file = home(point) / FILE
-    checkpoint.write_atomic(file, json.dumps(result, indent=1) + "\n")
+    write_atomic(file, json.dumps(result, indent=1) + "\n")
     show(result, f"{recipe.name}, {point.path}", screen)
     screen.say(f"written: {file}, which glmc predict uses from now on")
     return result

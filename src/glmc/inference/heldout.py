@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from glmc import checkpoint
-from glmc.build import Trained, refuse_other_classes
 from glmc.data import folders, lists
+from glmc.data.prepare import find, long_tailed
 from glmc.data.split import Paths, Split
 from glmc.errors import UserError
-from glmc.prepare import find, long_tailed
 from glmc.recipe import Recipe
+from glmc.runs import checkpoint
+from glmc.runs.trained import Trained, refuse_other_classes
 from glmc.screen import Screen
 
 

@@ -22,17 +22,16 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from glmc import checkpoint
-from glmc.build import Trained, build_views, load_trained
 from glmc.data.asked import find_images
 from glmc.data.decode import Progress, cores, decode_image, reason
-from glmc.engine import answering
 from glmc.errors import UserError
 from glmc.inference.calibrate import PRIORS, assumed_prior, find_calibration, recipe_of
 from glmc.inference.prior import read_prior
 from glmc.inference.temperature import reweighted
 from glmc.recipe import Recipe
-from glmc.run import find_checkpoint
+from glmc.runs import checkpoint
+from glmc.runs.files import write_atomic
+from glmc.runs.trained import Trained, answering, build_views, find_checkpoint, load_trained
 from glmc.screen import Screen
 
 Decoded = tuple[str, "Future[NDArray[np.uint8]]"]
@@ -102,7 +101,7 @@ def predict(
                 stdout.flush()
         table = list(rows)
     if csv_file is not None:
-        checkpoint.write_atomic(csv_file, as_csv(table, trained.classes).encode("utf-8", "surrogateescape"))
+        write_atomic(csv_file, as_csv(table, trained.classes).encode("utf-8", "surrogateescape"))
         screen.say(f"{len(table)} predictions written: {csv_file}")
     stdout.write("" if csv_file or as_json else as_table(table, trained.classes))
     refuse(problems, len(set(asked)))

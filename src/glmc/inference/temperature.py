@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from glmc.metrics import BINS, Tally
+from glmc.metrics import BINS
 from glmc.random import Draws
+from glmc.runs.tally import Tally
 
 FOLDS = 10
 TRIALS = 200  # simulated sets of labels, for the ECE that chance alone gives

@@ -5,9 +5,9 @@ from typing import Literal
 from torch import Tensor
 
 from glmc.losses.balanced_softmax import balanced_softmax, log_counts
-from glmc.methods.base import Step
 from glmc.methods.second_stage import SecondStage
 from glmc.models import Backbone
+from glmc.step import Step
 
 
 class BalancedSoftmax(SecondStage):

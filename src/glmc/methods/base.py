@@ -1,23 +1,15 @@
 """What every method is."""
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from glmc.data.resident import Batch
 from glmc.models import Backbone
 from glmc.random import Draws
-
-
-class Step(NamedTuple):
-    """Everything one training step consumes. All tensors, so that nothing in a step waits for the host."""
-
-    streams: dict[str, Batch]  # "instance", and the extra streams the method asks for
-    draws: dict[str, Tensor]  # one row of each table of `Method.draws`
-    progress: Tensor  # float [], epoch / epochs, in [0, 1)
+from glmc.step import Step
 
 
 class Method(nn.Module):

@@ -3,9 +3,10 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glmc.methods.base import Method, Step
+from glmc.methods.base import Method
 from glmc.models import Backbone
 from glmc.models.heads import linear
+from glmc.step import Step
 
 
 class CrossEntropy(Method):

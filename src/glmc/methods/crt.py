@@ -3,8 +3,9 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from glmc.methods.base import Method, Step
+from glmc.methods.base import Method
 from glmc.methods.second_stage import SecondStage
+from glmc.step import Step
 
 
 class CRT(SecondStage):

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from glmc.losses import class_weights, negative_cosine, soft_cross_entropy
 from glmc.losses.balanced_softmax import balanced_softmax, log_counts
-from glmc.methods.base import Method, Step
-from glmc.mixing import cutmix, mixup
+from glmc.methods.base import Method
+from glmc.mixtures.mixing import cutmix, mixup
 from glmc.models import Backbone
 from glmc.models.heads import linear
 from glmc.random import Draws
+from glmc.step import Step
 
 
 class GLMC(Method):

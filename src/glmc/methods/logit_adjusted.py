@@ -3,9 +3,9 @@
 from torch import Tensor
 
 from glmc.losses.balanced_softmax import balanced_softmax, log_counts
-from glmc.methods.base import Step
 from glmc.methods.cross_entropy import CrossEntropy
 from glmc.models import Backbone
+from glmc.step import Step
 
 
 class LogitAdjusted(CrossEntropy):

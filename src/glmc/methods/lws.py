@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glmc.methods.base import Step
 from glmc.methods.second_stage import SecondStage
 from glmc.models import Backbone
+from glmc.step import Step
 
 
 class LWS(SecondStage):

@@ -7,10 +7,11 @@ from torch import Tensor
 
 from glmc.losses import class_weights
 from glmc.losses.weighted_bce import softmax_bce
-from glmc.methods.base import Method, Step
+from glmc.methods.base import Method
 from glmc.methods.second_stage import SecondStage
 from glmc.models import Backbone
 from glmc.posthoc import max_norm, norm_limit
+from glmc.step import Step
 
 
 class MaxNorm(SecondStage):

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from glmc import prepare, recipe
-from glmc.data import folders, lists
+from glmc import recipe
+from glmc.data import folders, lists, prepare
 from glmc.data.sources import SOURCES
 from glmc.data.split import Paths, Split
 from glmc.errors import UserError

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from glmc.checkpoint import write_atomic
+from glmc.runs.files import write_atomic
 
 MEMORY = "trackers.json"  # in the run folder: what a tracker calls the run, and how many epochs it has been told
 

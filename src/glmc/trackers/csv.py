@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from glmc.checkpoint import write_atomic
+from glmc.runs.files import write_atomic
 from glmc.trackers.base import flat
 
 

@@ -1,0 +1,340 @@
+"""The sections of a recipe: every key with its type, its range, its default and its meaning. No torch in here."""
+
+from collections import Counter
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
+from pydantic_core import PydanticCustomError
+
+from glmc.recipe.document import shown
+
+
+class Section(BaseModel):
+    """A group of keys. Strict: no key more, no type bent; a whole number may stand where a number is wanted."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def rule(key: str, predicate: str) -> PydanticCustomError:
+    """The complaint "<section>.<key> <predicate>", for what depends on more than one key."""
+    return PydanticCustomError("rule", "{predicate}", {"key": key, "predicate": predicate})
+
+
+class Published(Section):
+    """What the method's authors report for this recipe."""
+
+    top1: float = Field(ge=0, le=100, description="top-1 accuracy in percent")
+    network: str = Field(min_length=1, description="the network behind the figure, by its name here")
+    source: str = Field(min_length=1, description="where the figure stands, with its date")
+
+
+class Expect(Section):
+    """What this recipe gave here: copied from a record under benchmarks/records, never typed."""
+
+    top1: float = Field(ge=0, le=100, description="mean top-1 accuracy of the last epoch, in percent")
+    sd: float = Field(ge=0, description="sample standard deviation over the seeds, in percentage points")
+    seeds: int = Field(ge=1, description="number of seeds")
+    record: str = Field(min_length=1, description="the record, under benchmarks/records")
+
+
+class Data(Section):
+    """Which images, how long a tail they get, and how many make a batch."""
+
+    name: str = Field(min_length=1, description="data set: of `glmc list datasets`")
+    root: str = Field("data", min_length=1, description="folder of the images; a leading ~ is the home folder")
+    download: bool = Field(True, description="whether a missing public data set may be fetched")
+    imbalance: float | None = Field(
+        None, ge=1, description="training images of the largest class / of the smallest; null: the images as they are"
+    )
+    profile: Literal["exponential", "step"] = Field(
+        "exponential", description="class sizes fall geometrically, or the second half of the classes is small"
+    )
+    n_max: int | None = Field(None, ge=1, description="images of the largest class; null: all it has")
+    class_order: Literal["given"] | Annotated[int, Field(ge=0, lt=2**32)] = Field(
+        "given", description="classes from large to small: in label order, or shuffled by this seed"
+    )
+    split: Literal["cao", "du"] = Field(
+        "cao", description="which images stay: as Cao et al. 2019 draw them, or as Du et al. 2023 do"
+    )
+    train_list: str | None = Field(None, min_length=1, description="file of training images and labels, or null")
+    test_list: str | None = Field(None, min_length=1, description="file of test images and labels, or null")
+    val_list: str | None = Field(None, min_length=1, description="file of validation images and labels, or null")
+    test_fraction: float = Field(
+        0.2, gt=0, lt=1, description="part of each class held out for testing, in (0, 1), where no test set is given"
+    )
+    val_fraction: float = Field(
+        0.0, ge=0, lt=1, description="part of each training class held out for validation, in [0, 1)"
+    )
+    size: int | None = Field(
+        None, ge=1, description="side in pixels that images are brought to; null: the one they have"
+    )
+    channels: Literal[1, 3] | None = Field(None, description="1 grey, 3 colour; null: as the images are")
+    mean: list[Annotated[float, Field(ge=0, le=1)]] | None = Field(
+        None, description="subtracted, one per channel, in [0, 1]; null: the data set's own"
+    )
+    std: list[Annotated[float, Field(gt=0, le=1)]] | None = Field(
+        None, description="divided by, one per channel, in (0, 1]; null: the data set's own"
+    )
+    area: Literal["square", "whole"] = Field(
+        "square", description="where resized_crop cuts training images: in the square of data.size, or the whole image"
+    )
+    loader: Literal["auto", "resident", "streaming"] = Field(
+        "auto", description="training images: decoded once into memory, or by workers in each epoch; auto: what fits"
+    )
+    workers: int | None = Field(
+        None, ge=1, description="processes that decode while streaming; null: one a core, at most 16"
+    )
+    batch_size: int = Field(64, ge=1, description="training images a step and stream")
+    cache: bool = Field(True, description="whether decoded images are kept on disk")
+
+    @field_validator("channels", mode="before")
+    @classmethod
+    def _counted(cls, value: Any) -> Any:
+        if isinstance(value, bool | float):  # Python finds True and 1.0 equal to 1
+            raise rule("", f"must be 1 (grey), 3 (colour) or null (as the images are), not {shown(value)}")
+        return value
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.imbalance is None and self.n_max is not None:
+            raise rule("n_max", "has no effect without data.imbalance: give both, or set n_max to null")
+        if (self.mean is None) != (self.std is None):
+            raise rule("mean" if self.std is None else "std", "stands alone: give data.mean and data.std, or neither")
+        for key, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) not in ({1, 3} if self.channels is None else {self.channels}):
+                raise rule(key, f"must have one value per channel ({self.channels or '1 or 3'}), not {len(values)}")
+        if self.area == "whole" and self.loader == "resident":
+            raise rule("area", "is whole, which data.loader=resident does not keep: set data.loader to auto")
+        return self
+
+
+class Crop(Section):
+    """A window of the image's own size at a random place, over a black border."""
+
+    crop: int = Field(ge=0, description="border in pixels")
+
+
+class CenterCrop(Section):
+    """The middle of the image."""
+
+    center_crop: int = Field(ge=1, description="side in pixels")
+
+
+class Region(Section):
+    """A random part of the image, resized."""
+
+    size: int = Field(ge=1, description="side of the result in pixels")
+    scale: list[Annotated[float, Field(gt=0, le=1)]] = Field(
+        [0.08, 1.0], description="smallest and largest part of the image's area, in (0, 1]"
+    )
+
+    @model_validator(mode="after")
+    def _ascends(self) -> Self:
+        if len(self.scale) != 2 or self.scale[0] > self.scale[1]:
+            raise rule("scale", "must be two numbers, the smaller first, e.g. [0.08, 1.0]")
+        return self
+
+
+class ResizedCrop(Section):
+    """See `Region`."""
+
+    resized_crop: Region
+
+
+class Jitter(Section):
+    """Random brightness, contrast and saturation in a random order, then a random hue."""
+
+    brightness: float = Field(ge=0, description="largest change: the factor is drawn from [max(0, 1 - b), 1 + b]")
+    contrast: float = Field(ge=0, description="likewise")
+    saturation: float = Field(ge=0, description="likewise")
+    hue: float = Field(0.0, ge=0, le=0.5, description="largest turn on the colour circle, in [0, 0.5] of a full one")
+    p: float = Field(1.0, ge=0, le=1, description="probability that an image is changed")
+
+
+class ColorJitter(Section):
+    """See `Jitter`."""
+
+    color_jitter: Jitter
+
+
+class Grayscale(Section):
+    """Grey instead of colour."""
+
+    grayscale: float = Field(ge=0, le=1, description="probability that an image is changed")
+
+
+class Softness(Section):
+    """A Gaussian blur of random width."""
+
+    sigma: list[Annotated[float, Field(gt=0, le=100)]] = Field(
+        [0.1, 2.0], description="smallest and largest standard deviation in pixels, above 0"
+    )
+    p: float = Field(1.0, ge=0, le=1, description="probability that an image is changed")
+
+    @model_validator(mode="after")
+    def _ascends(self) -> Self:
+        if len(self.sigma) != 2 or self.sigma[0] > self.sigma[1]:
+            raise rule("sigma", "must be two numbers, the smaller first, e.g. [0.1, 2.0]")
+        return self
+
+
+class Blur(Section):
+    """See `Softness`."""
+
+    blur: Softness
+
+
+OPERATIONS: dict[str, type[Section]] = {
+    "crop": Crop,
+    "resized_crop": ResizedCrop,
+    "center_crop": CenterCrop,
+    "color_jitter": ColorJitter,
+    "grayscale": Grayscale,
+    "blur": Blur,
+}
+FORMS = (
+    "flip, {crop: border}, {resized_crop: {size, scale}}, {center_crop: side}, {color_jitter: {brightness, contrast, "
+    "saturation, hue, p}}, {grayscale: p} or {blur: {sigma, p}}"
+)
+
+
+def _operation(op: Any) -> Any:
+    """One operation of a view, checked, complete with its defaults: "flip" or {name: value}."""
+    if op == "flip":
+        return op
+    name = next(iter(op)) if isinstance(op, dict) and len(op) == 1 else None
+    if name not in OPERATIONS:
+        raise rule("", f"must be {FORMS}, not {shown(op)}")
+    return OPERATIONS[name].model_validate(op).model_dump()
+
+
+def _complete(views: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Views for training and for testing, none of them with the same operation twice."""
+    for name in ("train", "test"):
+        if name not in views:
+            raise rule("", f"must hold {name}, a list of operations, e.g. {name}: []")
+    for name, operations in views.items():
+        used = [op if isinstance(op, str) else next(iter(op)) for op in operations]
+        for op, times in Counter(used).items():
+            if times > 1:
+                raise rule(name, f"holds {op} {times} times: once is enough")
+        if name == "test" and set(used) - {"center_crop"}:
+            raise rule(name, "may hold center_crop only: the other operations are random, and tests must not be")
+    return views
+
+
+Views = Annotated[dict[str, list[Annotated[Any, AfterValidator(_operation)]]], AfterValidator(_complete)]
+
+
+class Model(Section):
+    """The network between images and features."""
+
+    name: str = Field(min_length=1, description="backbone: of `glmc list backbones`, or any of timm's")
+    pretrained: bool | str = Field(
+        False, description="true: timm's weights for this name; or a file of weights; false: random initial weights"
+    )
+    freeze: bool = Field(False, description="whether the backbone keeps its weights and only the heads learn")
+    batch_norm: Literal["split", "two_pass", "joint"] = Field(
+        "split", description="statistics for each view in one pass, in one pass a view, or over all views together"
+    )
+
+    @field_validator("pretrained")
+    @classmethod
+    def _not_a_yes(cls, value: bool | str) -> bool | str:
+        if isinstance(value, str) and value.lower() in {"", "yes", "no", "on", "off"}:
+            raise rule("", f"must be true, false or a file of weights, not {shown(value)}")
+        return value
+
+
+class MethodChoice(Section):
+    """The method and its own parameters; in the document they stand side by side."""
+
+    name: str = Field(min_length=1, description='method: of `glmc list methods`, or a class as "package.module:Class"')
+    params: dict[str, Any] = Field({}, description="what the method's constructor takes, complete with defaults")
+
+    @model_serializer
+    def _flat(self) -> dict[str, Any]:
+        return {"name": self.name, **self.params}
+
+
+class Optim(Section):
+    """The optimiser."""
+
+    name: Literal["sgd", "adamw"] = Field("sgd", description="stochastic gradient descent, or AdamW")
+    lr: float = Field(gt=0, description="peak learning rate, above 0")
+    backbone_lr: float | None = Field(None, gt=0, description="peak learning rate of the backbone; null: as the heads'")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd, in [0, 1)")
+    nesterov: bool = Field(False, description="whether sgd's momentum looks ahead")
+    weight_decay: float = Field(ge=0, description="of every weight; added to the gradient by sgd, decoupled by adamw")
+    clip: float | None = Field(None, gt=0, description="largest norm of the whole gradient; null: not clipped")
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.nesterov and self.name != "sgd":
+            raise rule("nesterov", f"is for optim.name=sgd only, and this is {self.name}: set it to false")
+        if self.nesterov and self.momentum == 0:
+            raise rule("nesterov", "needs optim.momentum above 0: raise it, or set nesterov to false")
+        return self
+
+
+class Train(Section):
+    """How long, at which pace, and where."""
+
+    epochs: int = Field(ge=1, description="passes over the training images")
+    schedule: Literal["cosine", "cosine_to_zero", "step", "constant", "paco", "paco_late"] = Field(
+        "cosine",
+        description="learning rate over the run: down to 0; down at milestones; level; up in 10 epochs and down to 0 "
+        "(Cui et al. 2021); the same an epoch late after one at the peak (published GLMC code)",
+    )
+    warmup: float = Field(0.0, ge=0, lt=1, description="part of the epochs with a climbing learning rate, in [0, 1)")
+    milestones: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        [], description="where a step schedule steps, ascending fractions of the epochs, in (0, 1)"
+    )
+    decay: float = Field(0.1, gt=0, lt=1, description="factor of the learning rate at each milestone, in (0, 1)")
+    seed: int = Field(0, ge=0, lt=2**32, description="of everything random in the run, in [0, 2**32)")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute; auto: the fastest")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the products; auto: bfloat16 where the hardware is made for it"
+    )
+    step: Literal["auto", "graph", "compile", "eager"] = Field(
+        "auto",
+        description="how a step is carried out: replayed as a CUDA graph, compiled, or as it is written; auto: a graph "
+        "on CUDA, on a CPU compiled if the run is long. What does not work is left for the next, and that is said",
+    )
+    threads: int | None = Field(
+        None, ge=1, description="processor threads; null: PyTorch's choice. Small networks are faster with 1"
+    )
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="what a running mean of the weights keeps each step, in (0, 1); null: no mean"
+    )
+    max_steps: int | None = Field(None, ge=1, description="stop after this many steps; null: after the epochs")
+    track: list[Literal["csv", "tensorboard", "wandb", "mlflow"]] = Field(
+        [], description="what shows the run while it trains, beside metrics.jsonl: csv, tensorboard, wandb, mlflow"
+    )
+    save_minutes: float = Field(
+        10.0, gt=0, description="longest time between checkpoints in minutes; each epoch ends in one"
+    )
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.schedule == "step" and not self.milestones:
+            raise rule("schedule", "is step, which needs train.milestones, e.g. [0.8, 0.9]")
+        if self.schedule != "step" and self.milestones:
+            raise rule("milestones", f"has no effect with train.schedule={self.schedule}: set it to [], or use step")
+        if self.schedule.startswith("paco") and self.warmup:
+            raise rule("warmup", f"has no effect with train.schedule={self.schedule}, which has its own: set it to 0")
+        if any(late <= early for early, late in zip(self.milestones, self.milestones[1:], strict=False)):
+            raise rule("milestones", f"must ascend, not {shown(self.milestones)}")
+        return self
+
+
+class Eval(Section):
+    """When and how to measure."""
+
+    every: int = Field(1, ge=1, description="epochs between evaluations; the last epoch is always evaluated")
+    batch_size: int = Field(500, ge=1, description="test images a step")
+    few: Literal["<20", "<=20"] = Field("<20", description="training images of a few-shot class")
+    flip_tta: bool = Field(True, description="whether figures with mirrored images averaged in stand beside the others")
+    select: Literal["last", "val"] = Field(
+        "last", description="which epoch is reported: the last, or the best on the validation images"
+    )

@@ -1,0 +1,86 @@
+"""Files that are whole or absent: written under another name, brought to the disk, renamed. POSIX file systems only."""
+
+import hashlib
+import os
+import re
+import secrets
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from glmc.errors import UserError
+
+_PROCESS = secrets.token_hex(4)  # tells our temporary files from those of a dead process that had the same number
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Replace a file so that every reader, also after a crash, finds the old content or the new one, never a part.
+
+    Args:
+        path: in an existing folder.
+        content: text is written as UTF-8.
+
+    Raises:
+        UserError: disk full, folder absent or not writable and the like. The old content is untouched.
+    """
+    temporary = path.with_name(temporary_name(path.name))
+    try:
+        remove_stale(path.parent)
+        write_through(temporary, content.encode() if isinstance(content, str) else content)
+        os.replace(temporary, path)
+        sync(path.parent)
+    except OSError as error:
+        raise UserError(
+            f"{path} could not be written ({error.strerror}); make its folder writable or make room on its disk"
+        ) from error
+    finally:
+        with suppress(OSError):  # mostly gone by now; on a read-only disk even asking is an error
+            temporary.unlink()
+
+
+def write_through(path: Path, content: bytes) -> dict[str, Any]:
+    """Write and bring to the disk; returns the file's entry in the manifest."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def sync(folder: Path) -> None:
+    """Bring a folder's list of names to the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def temporary_name(name: str) -> str:
+    """Of what is about to become `name`: tells whether its writer is still alive."""
+    return f".tmp-{os.getpid()}-{_PROCESS}-{name}"
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove temporary files and folders whose writer is dead."""
+    for path in folder.glob(".tmp-*"):
+        found = re.match(r"\.tmp-(\d+)-([0-9a-f]+)-", path.name)
+        if not found or _writes_still(int(found[1]), found[2]):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _writes_still(pid: int, process: str) -> bool:
+    if pid == os.getpid():
+        return process == _PROCESS
+    try:
+        os.kill(pid, 0)  # sends nothing, only asks whether the process exists
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # another user's
+    return True

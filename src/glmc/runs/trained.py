@@ -1,0 +1,218 @@
+"""A run's network: built from its recipe, given the weights of a checkpoint, and scored."""
+
+import importlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from glmc import models, runtime
+from glmc.batches.augment import View
+from glmc.data.prepare import pixels, test_split
+from glmc.data.split import Split
+from glmc.errors import UserError
+from glmc.methods import METHODS
+from glmc.methods.base import Method
+from glmc.metrics import scores
+from glmc.random import Draws
+from glmc.recipe import Recipe, parse
+from glmc.runs import checkpoint
+from glmc.runs.tally import Tally
+from glmc.runtime import autocast
+from glmc.screen import Screen
+
+
+def build_method(recipe: Recipe, counts: Tensor, device: torch.device, *, initial: bool = True) -> Method:
+    """Backbone, heads and loss of a settled recipe, with the initial weights of its seed.
+
+    `initial=False` is for those who load other weights at once: pretrained ones are not fetched for them.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(Draws(recipe.train.seed, "weights").bits(1)[0] >> np.uint64(1)))
+        backbone = models.build_backbone(
+            recipe.model.name,
+            channels=recipe.data.channels or 3,
+            pretrained=initial and recipe.model.pretrained,
+            batch_norm=recipe.model.batch_norm,
+        )
+        module, _, name = METHODS.get(recipe.method.name, recipe.method.name).partition(":")
+        kind = getattr(importlib.import_module(module), name)
+        if not (isinstance(kind, type) and issubclass(kind, Method)):
+            raise UserError(f"method.name={recipe.method.name}: not a subclass of glmc.methods.base.Method")
+        method: Method = kind(backbone, counts, **recipe.method.params)
+    if recipe.model.freeze:
+        method.freeze_backbone()
+    return method.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def build_views(recipe: Recipe, names: tuple[str, ...], device: torch.device) -> list[View]:
+    """The augmentations of a settled recipe, by name."""
+    missing = [name for name in names if name not in recipe.views]
+    if missing:
+        raise UserError(f"views.{missing[0]}: the method {recipe.method.name} needs a view of this name in the recipe")
+    for name in names:
+        refuse_larger_crops(name, recipe.views[name], recipe.data.size or 0)
+    return [View(recipe.views[name], recipe.data.mean or (), recipe.data.std or (), device) for name in names]
+
+
+def refuse_larger_crops(name: str, operations: Sequence[Any], side: int) -> None:
+    """Raise a `UserError` if a view takes the middle of images that are smaller than that (`side` pixels)."""
+    for operation in operations:
+        if isinstance(operation, dict) and operation.get("center_crop", 0) > side:
+            raise UserError(f"views.{name}: center_crop={operation['center_crop']} is larger than the image ({side})")
+        if isinstance(operation, dict) and "resized_crop" in operation:
+            side = operation["resized_crop"]["size"]
+
+
+class Trained(NamedTuple):
+    """A method with the weights of a checkpoint, and what these were trained on."""
+
+    method: Method
+    classes: tuple[str, ...]
+    counts: NDArray[np.int64]  # [C], training images per class
+
+
+def load_trained(point: checkpoint.Checkpoint, recipe: Recipe) -> Trained:
+    """The method of a checkpoint, on the device of the recipe: the checkpoint's own, perhaps with some values changed.
+
+    Raises:
+        UserError: the weights are not those of the recipe's network and method.
+    """
+    device = runtime.pick_device(recipe.train.device)
+    runtime.use_threads(recipe.train.threads)
+    counts = np.array(point.state["counts"], dtype=np.int64)
+    method = build_method(recipe, torch.from_numpy(counts), device, initial=False)
+    # The moving average, if there is one, is what the run was tested with.
+    tensors = point.tensors("average" if "average" in point.names else "weights")
+    try:
+        method.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise UserError(
+            f"model.name={recipe.model.name}, method.name={recipe.method.name}: the checkpoint's weights are not those "
+            f"of this network and method; leave out overrides of model and method"
+        ) from error
+    return Trained(method, tuple(point.state["classes"]), counts)
+
+
+def refuse_other_classes(recipe: Recipe, found: Sequence[str], trained: Sequence[str]) -> None:
+    """Raise a `UserError` unless the images have the classes, in label order, that a checkpoint was trained on."""
+    if list(found) == list(trained):
+        return
+    number = f"{len(found)} classes, and the checkpoint was trained on {len(trained)}"
+    names = "classes of other names than those that the checkpoint was trained on"
+    what = number if len(found) != len(trained) else names
+    raise UserError(f"data.root={recipe.data.root}: these images have {what}; give the data it belongs to")
+
+
+def answering(method: Method, view: View, *, precision: str, flip: bool = False) -> Callable[[Tensor], Tensor]:
+    """What turns images (uint8 [B, side, side, ch], on the method's device) into logits (float32 [B, C]).
+
+    Args:
+        method: on the device; what it is in training mode is not changed here.
+        view: the augmentation of the test images (nothing random in it).
+        precision: "float32" or "bfloat16".
+        flip: average the class probabilities of each image and its mirror image; the logits are then their logarithms.
+    """
+
+    def answer(images: Tensor) -> Tensor:
+        with autocast(images.device, precision):
+            pixels = view(images, {})
+            logits = method.predict(pixels).float()
+            if flip:
+                mirrored = method.predict(pixels.flip(-1)).float()
+                logits = torch.logaddexp(logits.log_softmax(1), mirrored.log_softmax(1))
+        return logits
+
+    return answer
+
+
+@torch.inference_mode()
+def evaluate(
+    method: Method, answer: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, *, batch_size: int
+) -> Tally:
+    """Predict every image once and tally the answers on the device.
+
+    Args:
+        method: in evaluation mode while this lasts.
+        answer: `answering`, perhaps recorded as a graph.
+        images: uint8 [N, side, side, ch], on the method's device or on the host.
+        labels: int64 [N].
+        batch_size: images at a time; changes nothing but speed and memory.
+    """
+    device, training = next(method.parameters()).device, method.training
+    method.eval()
+    tally = Tally(method.classes, device)
+    for part, truth in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        tally.update(answer(part.to(device, non_blocking=True)), truth.to(device, non_blocking=True))
+    method.train(training)
+    return tally
+
+
+def score(
+    trained: Trained, split: Split, recipe: Recipe, *, flip: bool = False
+) -> tuple[dict[str, float], NDArray[np.int64]]:
+    """Figures and confusion matrix (int64 [C, C]) of a trained method on decoded images, as a settled recipe says.
+
+    Args:
+        trained: on its device.
+        split: decoded.
+        recipe: whose test view, precision and group borders count.
+        flip: see `answering`.
+
+    Raises:
+        UserError: the images have other classes than the method was trained on.
+    """
+    refuse_other_classes(recipe, split.classes, trained.classes)
+    device = next(trained.method.parameters()).device
+    images, labels = torch.from_numpy(pixels(split)).to(device), torch.from_numpy(split.labels).to(device)
+    (view,) = build_views(recipe, ("test",), device)
+    answer = answering(trained.method, view, precision=recipe.train.precision, flip=flip)
+    tally = evaluate(trained.method, answer, images, labels, batch_size=recipe.eval.batch_size)
+    confusion, extras = tally.compute()
+    return scores(confusion, trained.counts, few=recipe.eval.few, extras=extras), confusion
+
+
+def find_checkpoint(path: Path) -> checkpoint.Checkpoint:
+    """The last checkpoint of a run, or the one that lies in this folder.
+
+    Raises:
+        UserError: neither.
+    """
+    point = checkpoint.latest(path / "checkpoints")
+    if point is None and not (path / checkpoint.MANIFEST).exists():
+        raise UserError(f"{path}: neither a run with a checkpoint nor a checkpoint; name one that `glmc train` made")
+    return point or checkpoint.read(path)
+
+
+def test(path: Path, overrides: tuple[str, ...], *, quiet: bool) -> dict[str, Any]:
+    """Evaluate the last checkpoint of a run, or one checkpoint, on the test images.
+
+    Args:
+        path: a run folder, or one checkpoint.
+        overrides: of the recipe that the checkpoint carries, e.g. where the data lie.
+        quiet: nothing on the terminal.
+
+    Returns:
+        {"checkpoint", "recipe", "test": scores, "flip_tta": scores}; the last one if the recipe wants it.
+
+    Raises:
+        UserError: nothing to test there, or the images have other classes than the checkpoint.
+    """
+    screen = Screen(quiet=quiet)
+    point = find_checkpoint(path)
+    for remark in point.remarks:
+        screen.say(remark)
+    recipe = parse(point.state["recipe"], overrides)
+    trained = load_trained(point, recipe)
+    split = test_split(recipe.data, screen)
+    result: dict[str, Any] = {"checkpoint": str(point.path), "recipe": recipe.name}
+    result["test"] = score(trained, split, recipe)[0]
+    if recipe.eval.flip_tta:
+        result["flip_tta"] = score(trained, split, recipe, flip=True)[0]
+    rows = {"test images": result["test"]} | ({"flip TTA": result["flip_tta"]} if recipe.eval.flip_tta else {})
+    screen.table(f"{recipe.name}, {recipe.model.name}, {point.path}, accuracy in percent", rows)
+    return result

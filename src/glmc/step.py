@@ -1,0 +1,21 @@
+"""What one training step consumes."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """Some images, augmented V times."""
+
+    views: tuple[Tensor, ...]  # V x float32 [B, ch, H, W], normalised: the same B images
+    labels: Tensor  # int64 [B]
+    rows: Tensor  # int64 [B], their rows in the split
+
+
+class Step(NamedTuple):
+    """Everything one training step consumes. All tensors, so that nothing in a step waits for the host."""
+
+    streams: dict[str, Batch]  # "instance", and the extra streams the method asks for
+    draws: dict[str, Tensor]  # one row of each table of `Method.draws`
+    progress: Tensor  # float [], epoch / epochs, in [0, 1)

@@ -1,0 +1,318 @@
+"""A recipe becomes objects: data on the device, method, loader, optimizer."""
+
+import copy
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glmc import models, runtime
+from glmc.batches.resident import Loader, ResidentLoader
+from glmc.batches.streaming import StreamingLoader
+from glmc.data.prepare import Prepared, pixels, prepare
+from glmc.data.split import Paths
+from glmc.errors import UserError
+from glmc.methods.base import Method
+from glmc.methods.second_stage import SecondStage
+from glmc.metrics import scores
+from glmc.random import Draws
+from glmc.recipe import Recipe, parse
+from glmc.runs import checkpoint
+from glmc.runs.tally import Tally
+from glmc.runs.trained import answering, build_method, build_views, evaluate, load_trained, refuse_other_classes
+from glmc.screen import Screen
+from glmc.step import Step
+from glmc.train.engine import Inputs, Terms, state_of, training_step
+from glmc.train.execution import Graphed, Ladder, Way, Ways
+from glmc.train.schedule import factor
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything that a run is made of."""
+
+    recipe: Recipe  # settled
+    data: Prepared
+    device: torch.device
+    method: Method
+    tested: Method  # what is evaluated: the method, or its moving average
+    average: Method | None
+    optimizer: torch.optim.Optimizer
+    loader: Loader
+    step: Ladder  # `Inputs` -> terms of the loss, in the fastest way that works
+    answers: dict[bool, Callable[[Tensor], Tensor]]  # averaged with mirrored images? -> images to logits
+    sets: dict[str, tuple[Tensor, Tensor]]  # "test" and perhaps "val": uint8 [N, side, side, ch], int64 [N]
+    factors: list[float]  # learning rate of each epoch as a fraction of its peak
+    counts: Tensor  # int64 [C], training images per class
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        steps = self.recipe.train.epochs * self.loader.steps
+        return min(steps, self.recipe.train.max_steps or steps)
+
+    def tally(self, name: str, flip: bool = False) -> Tally:
+        """The answers to the set of that name."""
+        return evaluate(self.tested, self.answers[flip], *self.sets[name], batch_size=self.recipe.eval.batch_size)
+
+    def score(self, name: str, flip: bool = False) -> tuple[dict[str, float], np.ndarray]:
+        """Scores and confusion matrix (int64 [C, C]) on the set of that name."""
+        return self.scored(self.tally(name, flip))
+
+    def scored(self, tally: Tally) -> tuple[dict[str, float], np.ndarray]:
+        """Scores and confusion matrix (int64 [C, C]) of answers."""
+        confusion, extras = tally.compute()
+        return scores(confusion, self.data.train.counts, few=self.recipe.eval.few, extras=extras), confusion
+
+
+def adopt(method: Method, recipe: Recipe, classes: Sequence[str], device: torch.device) -> None:
+    """Let a second stage start from the network of its parent run; other methods have none.
+
+    Raises:
+        UserError: there is no such run, its network or classes are others, or method and parent do not go together.
+    """
+    if not isinstance(method, SecondStage):
+        if recipe.parent is not None:
+            raise UserError(f"parent={recipe.parent}: only a second stage starts from another run; set parent to null")
+        return
+    if recipe.parent is None:
+        raise UserError(f"method.name={recipe.method.name} is a second stage: start it with glmc finetune RUN --stage2")
+    parent = Path(recipe.parent)
+    point = checkpoint.latest(parent / "checkpoints") or checkpoint.read(parent)
+    refuse_other_classes(recipe, classes, point.state["classes"])
+    first = parse(point.state["recipe"], [f"train.device={device.type}"])
+    try:
+        method.adopt(load_trained(point, first).method)
+    except RuntimeError as error:
+        raise UserError(
+            f"model.name={recipe.model.name}: not the network of parent={parent}, which is {first.model.name}"
+        ) from error
+
+
+def build(recipe: Recipe, screen: Screen, *, initial: bool = True) -> Parts:
+    """All the objects of a run, at its beginning; `initial=False` if other weights are loaded at once.
+
+    Raises:
+        UserError: something about the recipe, the data or the machine does not go together.
+    """
+    recipe, data, device = settle(recipe, screen)
+    counts = torch.from_numpy(data.train.counts)
+    method = build_method(recipe, counts, device, initial=initial)
+    if initial:
+        adopt(method, recipe, data.train.classes, device)
+    sets = {"test": data.test} if data.val is None else {"test": data.test, "val": data.val}
+    loader = build_loader(recipe, data, method, device)
+    home = runtime.home_of(sum(pixels(split).nbytes for split in sets.values()), device)
+    if recipe.eval.select == "val" and "val" not in sets:
+        raise UserError(
+            "eval.select=val: there is no validation split; give data.val_fraction, data.val_list or a val folder"
+        )
+    average = None if recipe.train.ema is None else copy.deepcopy(method).requires_grad_(False)
+    tested = method if average is None else average
+    optimizer = build_optimizer(method, recipe)
+    plan = recipe.train
+    steps = min(plan.epochs * loader.steps, plan.max_steps or sys.maxsize)
+    way = recipe.train.step
+    if way == "auto":
+        way = runtime.pick_way(device, steps * step_flops(method, loader, data))
+        recipe = recipe.override(f"train.step={way}")
+    if way == "graph" and device.type != "cuda":  # a run that was begun on a GPU may go on elsewhere
+        screen.say(f"train.step=graph needs a CUDA device, and this is {device.type}: steps are carried out eagerly")
+        way = "eager"
+    return Parts(
+        recipe=recipe,
+        data=data,
+        device=device,
+        method=method,
+        tested=tested,
+        average=average,
+        optimizer=optimizer,
+        loader=loader,
+        step=build_step(way, method, loader, optimizer, average, recipe, screen),
+        answers=build_answers(way, tested, recipe, screen),
+        sets={
+            name: (torch.from_numpy(pixels(split)).to(home), torch.from_numpy(split.labels).to(home))
+            for name, split in sets.items()
+        },
+        factors=[
+            factor(
+                epoch,
+                plan.epochs,
+                schedule=plan.schedule,
+                warmup=plan.warmup,
+                milestones=plan.milestones,
+                decay=plan.decay,
+            )
+            for epoch in range(plan.epochs)
+        ],
+        counts=counts,
+    )
+
+
+def build_loader(recipe: Recipe, data: Prepared, method: Method, device: torch.device) -> Loader:
+    """Batches of the training images: from the device's memory, or from files while the run goes on."""
+    views = build_views(recipe, method.views, device)
+    batch_size, seed = recipe.data.batch_size, recipe.train.seed
+    if isinstance(data.train.images, Paths):
+        return StreamingLoader(
+            data.train.images, data.train.labels, views, method.streams, size=data.size, channels=data.channels,
+            sizes=data.sizes, workers=recipe.data.workers, batch_size=batch_size, seed=seed, device=device,
+        )  # fmt: skip
+    runtime.check_pixels(data.train.images.nbytes, device)
+    return ResidentLoader(
+        pixels(data.train), data.train.labels, views, method.streams, batch_size=batch_size, seed=seed, device=device
+    )
+
+
+def build_step(
+    way: Way,
+    method: Method,
+    loader: Loader,
+    optimizer: torch.optim.Optimizer,
+    average: Method | None,
+    recipe: Recipe,
+    screen: Screen,
+) -> Ladder:
+    """The training step of a settled recipe, `way` or the next slower one that works."""
+
+    def written(compiled: bool = False) -> Callable[[Inputs], Terms]:
+        return training_step(
+            method,
+            loader,
+            optimizer,
+            precision=recipe.train.precision,
+            clip=recipe.optim.clip,
+            average=average,
+            ema=recipe.train.ema or 0.0,
+            compiled=compiled,
+        )
+
+    return Ladder(
+        way,
+        {
+            "graph": lambda: Graphed(written(), lambda: state_of(method, optimizer, average)),
+            "compile": lambda: written(compiled=True),
+            "eager": written,
+        },
+        screen.say,
+    )
+
+
+def build_answers(way: Way, method: Method, recipe: Recipe, screen: Screen) -> dict[bool, Callable[[Tensor], Tensor]]:
+    """What answers test images, without and with their mirror images; recorded as a graph if the step is."""
+    (view,) = build_views(recipe, ("test",), next(method.parameters()).device)
+
+    def of(flip: bool) -> Ladder:
+        answer = answering(method, view, precision=recipe.train.precision, flip=flip)
+        ways: Ways = {"graph": lambda: Graphed(answer), "compile": lambda: answer, "eager": lambda: answer}
+        return Ladder("graph" if way == "graph" else "eager", ways, screen.say, "evaluation")
+
+    return {flip: of(flip) for flip in (False, True)}
+
+
+@torch.no_grad()
+def step_flops(method: Method, loader: Loader, data: Prepared) -> float:
+    """Floating-point operations of one training step: three times those of the backbone's forward pass."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    side = loader.views[0].side(data.size)
+    with FlopCounterMode(display=False) as counter:
+        try:
+            copy.deepcopy(method.backbone).eval()(torch.zeros(1, data.channels, side, side, device=loader.device))
+        except (RuntimeError, AssertionError, ValueError):
+            return 0.0  # a network for other images: `try_one_step` is about to say so
+    return 3.0 * counter.get_total_flops() * loader.batch_size * len(loader.views)
+
+
+def settle(recipe: Recipe, screen: Screen) -> tuple[Recipe, Prepared, torch.device]:
+    """Prepare the data, and write into the recipe what it left open: size, normalisation, precision and the like."""
+    device = runtime.pick_device(recipe.train.device)
+    runtime.use_threads(recipe.train.threads)
+    wants = models.pretrained_input(recipe.model.name) if recipe.model.pretrained else {}
+    prepared = prepare(recipe.data, screen, room=runtime.room_for_images(device), **wants)
+    recipe = recipe.override(
+        f"data.size={prepared.size}",
+        f"data.channels={prepared.channels}",
+        f"data.mean={list(prepared.mean)}",
+        f"data.std={list(prepared.std)}",
+        f"data.loader={prepared.loader}",
+        f"train.precision={runtime.pick_precision(recipe.train.precision, device, screen.say)}",
+    )
+    return recipe, prepared, device
+
+
+def build_optimizer(method: Method, recipe: Recipe) -> torch.optim.Optimizer:
+    """SGD or AdamW with one group for the heads and one for the backbone.
+
+    "peak" is a group's largest learning rate; the present one, "lr", is a tensor: a recorded step sees it change.
+    """
+    optim = recipe.optim
+    backbone = {id(parameter) for parameter in method.backbone.parameters()}
+    trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if id(p) in backbone], "peak": optim.backbone_lr or optim.lr},
+        {"params": [p for p in trained if id(p) not in backbone], "peak": optim.lr},
+    ]
+    groups = [group for group in groups if group["params"]]
+    device = trained[0].device
+    for group in groups:
+        group["lr"] = torch.tensor(group["peak"], device=device)
+    if optim.name == "adamw":
+        recordable = device.type == "cuda"
+        return torch.optim.AdamW(groups, weight_decay=optim.weight_decay, fused=True, capturable=recordable)
+    return torch.optim.SGD(
+        groups,
+        momentum=optim.momentum,
+        nesterov=optim.nesterov,
+        weight_decay=optim.weight_decay,
+        fused=True,
+    )
+
+
+def try_one_step(parts: Parts) -> int:
+    """Refuse a model that cannot take the images or the batches, or a batch too large for the memory, before training.
+
+    Returns:
+        About how many bytes of the device training will take beside the images; 0 where nobody tells.
+
+    Raises:
+        UserError: any of these; names the value to change.
+    """
+    recipe, loader, device, method = parts.recipe, parts.loader, parts.device, parts.method
+    own = method.draws(Draws(0, "trial"), loader.steps)
+    draws = {name: torch.as_tensor(table[0], dtype=torch.float32, device=device) for name, table in own.items()}
+    first = next(loader.parts(loader.epoch(0)))
+
+    def loss_of(trial: torch.nn.Module, images: int) -> Tensor:
+        streams = {name: loader.batch(part.part(slice(0, images))) for name, part in first.items()}
+        with runtime.autocast(device, recipe.train.precision):
+            return torch.stack(list(trial(Step(streams, draws, torch.tensor(0.5, device=device))).values())).sum()
+
+    size = f"{parts.data.size} x {parts.data.size} pixels"
+    images, labels = parts.sets["test"]
+    try:
+        needed = runtime.check_memory(method, loss_of, recipe.data.batch_size, device)
+        answer = answering(method, build_views(recipe, ("test",), device)[0], precision=recipe.train.precision)
+        evaluate(method, answer, images[:1], labels[:1], batch_size=1)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{device} has no memory for two images of {size}; take a smaller model or data.size"
+        ) from error
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UserError(
+            f"model.name={recipe.model.name} cannot take images of {size} ({str(error).splitlines()[0]}); "
+            f"choose another data.size or model"
+        ) from error
+    if len(parts.data.train) % recipe.data.batch_size == 1:  # BatchNorm may find no spread in the last, single image
+        try:
+            loss_of(copy.deepcopy(method), 1)
+        except (RuntimeError, ValueError) as error:
+            raise UserError(
+                f"data.batch_size={recipe.data.batch_size} leaves a last batch of one image, which "
+                f"{recipe.model.name} cannot train on at {size}; take another data.batch_size"
+            ) from error
+    return needed

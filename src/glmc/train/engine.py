@@ -1,0 +1,204 @@
+"""Training and evaluation: the two loops, in reading order. They know no method, data set or recipe by name."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+
+from glmc.batches.resident import Loader, Stream
+from glmc.errors import NonFiniteLoss
+from glmc.methods.base import Method
+from glmc.random import Draws
+from glmc.runtime import autocast
+from glmc.step import Step
+
+
+@dataclass
+class State:
+    """Where a run stands; with the tensors, all that a checkpoint needs."""
+
+    epoch: int = 0  # epochs finished
+    step: int = 0  # steps done in the epoch that is running
+    steps: int = 0  # steps done since the start
+    sums: dict[str, float] = field(default_factory=dict)  # loss terms, summed over `step` steps
+    seconds: dict[str, float] = field(default_factory=lambda: {"startup": 0.0, "train": 0.0, "eval": 0.0})
+    ways: dict[str, int] = field(default_factory=dict)  # graph, compile or eager -> steps carried out so
+
+
+class Meter:
+    """Loss terms summed on the device, so that nobody waits for them.
+
+    Args:
+        device: where the terms are.
+        sums: name -> sum so far, for an epoch that is resumed.
+        steps: how many steps these sums are of.
+    """
+
+    def __init__(self, device: torch.device, sums: Mapping[str, float], steps: int) -> None:
+        self.device, self.names, self.steps = device, tuple(sums), steps
+        self.sums = torch.tensor(list(sums.values()), device=device)
+        self._copy: tuple[Tensor, int, torch.cuda.Event] | None = None
+        self._seen: dict[str, float] = {}
+
+    def add(self, terms: Mapping[str, Tensor]) -> None:
+        """Add the terms of one step; float [] each."""
+        row = torch.stack([term.detach().float() for term in terms.values()])
+        self.sums = self.sums + row if self.steps else row
+        self.names, self.steps = tuple(terms), self.steps + 1
+
+    def read(self) -> dict[str, float]:
+        """Name -> sum. Waits for the device."""
+        return dict(zip(self.names, self.sums.tolist(), strict=True))
+
+    def glance(self) -> dict[str, float]:
+        """Name -> mean, of now or of a moment ago. Never waits: on a GPU a copy is asked for now and read later."""
+        if self.device.type != "cuda":
+            return {name: value / self.steps for name, value in self.read().items()}
+        if self._copy is not None and self._copy[2].query():
+            there, steps, _ = self._copy
+            self._seen = {name: value / steps for name, value in zip(self.names, there.tolist(), strict=True)}
+            self._copy = None
+        if self._copy is None:
+            there = torch.empty(len(self.names), pin_memory=True).copy_(self.sums, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+            self._copy = there, self.steps, event
+        return self._seen
+
+
+def refuse_non_finite(sums: Mapping[str, float], epoch: int) -> None:
+    """Stop a run whose loss is no number any more, naming the term; `epoch` is 0-based."""
+    for name, value in sums.items():
+        if not math.isfinite(value):
+            raise NonFiniteLoss(
+                f"the loss term '{name}' became {value} in epoch {epoch + 1}; no checkpoint has been written since; a "
+                f"smaller optim.lr, optim.clip=1 or train.precision=float32 may help"
+            )
+
+
+class Inputs(NamedTuple):
+    """Everything that changes from step to step: rows of the epoch's tables, on the device."""
+
+    parts: dict[str, Stream]
+    draws: dict[str, Tensor]  # of the method
+    progress: Tensor  # float [], epoch / epochs
+
+
+Terms = dict[str, Tensor]  # of the loss, by name; float [] each
+
+
+def training_step(
+    method: Method,
+    loader: Loader,
+    optimizer: Optimizer,
+    *,
+    precision: str,
+    clip: float | None = None,
+    average: Method | None = None,
+    ema: float = 0.0,
+    compiled: bool = False,
+) -> Callable[[Inputs], Terms]:
+    """The whole step as a function of tensors: nothing in it waits for the host, and all state is changed in place.
+
+    Args:
+        method: on the device.
+        loader: whose `batch` turns rows of tables into images.
+        optimizer: with its learning rates as tensors.
+        precision: "float32" or "bfloat16".
+        clip: largest norm of the gradient, or none.
+        average: follows the method after every step, keeping the share `ema` of itself.
+        ema: in (0, 1).
+        compiled: fuse the method's operations for batches of the full size; the last one of an epoch stays as it is.
+    """
+    fused = torch.compile(method.forward, dynamic=False) if compiled else method.forward
+
+    def step(inputs: Inputs) -> Terms:
+        streams = {name: loader.batch(part) for name, part in inputs.parts.items()}
+        forward = fused if len(streams["instance"].rows) == loader.batch_size else method.forward
+        with autocast(loader.device, precision):
+            terms = forward(Step(streams, inputs.draws, inputs.progress))
+            loss = torch.stack(list(terms.values())).sum()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if clip is not None:
+            clip_grad_norm_(method.parameters(), clip)
+        optimizer.step()
+        if average is not None:
+            follow(average, method, ema)
+        return {name: term.detach() for name, term in terms.items()}
+
+    return step
+
+
+@torch.no_grad()
+def follow(average: Method, method: Method, keep: float) -> None:
+    """Exponential moving average: average = keep * average + (1 - keep) * method; counters are copied."""
+    for mean, value in zip(average.state_dict().values(), method.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(value, 1 - keep)
+        else:
+            mean.copy_(value)
+
+
+def state_of(method: Method, optimizer: Optimizer, average: Method | None) -> list[Tensor]:
+    """All the tensors that a training step changes in place."""
+    slots = [value for slot in optimizer.state.values() for value in slot.values() if isinstance(value, Tensor)]
+    modules = [method] if average is None else [method, average]
+    return [*slots, *(tensor for module in modules for tensor in (*module.parameters(), *module.buffers()))]
+
+
+def fit(
+    method: Method,
+    loader: Loader,
+    optimizer: Optimizer,
+    step: Callable[[Inputs], Terms],
+    state: State,
+    *,
+    epochs: int,
+    factors: Sequence[float],
+    average: Method | None = None,
+    max_steps: int | None = None,
+) -> Iterator[tuple[bool, Meter]]:
+    """Train, from wherever `state` stands; yields (is the epoch over?, meter) after every step.
+
+    The caller may evaluate, save or leave between two steps: `state` is up to date whenever it gets to see it, and
+    after the last step of an epoch it already stands at the beginning of the next.
+
+    Args:
+        method: on the device.
+        loader: batches of the method's streams.
+        optimizer: its groups hold their peak learning rate as "peak" and the present one, "lr", as a tensor.
+        step: `training_step`, perhaps recorded as a graph.
+        state: changed in place.
+        epochs: length of the run.
+        factors: [epochs], learning rate as a fraction of its peak.
+        average: the moving average that `step` keeps, for what a method does to its weights after an epoch.
+        max_steps: end the run after so many steps, in the middle of an epoch if need be.
+    """
+    while state.epoch < epochs and (max_steps is None or state.steps < max_steps):
+        for group in optimizer.param_groups:
+            group["lr"].fill_(group["peak"] * factors[state.epoch])
+        tables = loader.epoch(state.epoch)
+        own = method.draws(Draws(loader.seed, "method", state.epoch), loader.steps)
+        draws = {name: torch.from_numpy(table).float().to(loader.device) for name, table in own.items()}
+        seeds = Draws(loader.seed, "torch", state.epoch).below(2**53, loader.steps)
+        progress = torch.tensor(state.epoch / epochs, device=loader.device)
+        meter = Meter(loader.device, state.sums, state.step)
+        method.train()
+        for parts in loader.parts(tables, first=state.step):
+            torch.manual_seed(int(seeds[state.step]))  # dropout, too, is a function of seed, epoch and position
+            meter.add(step(Inputs(parts, {name: table[state.step] for name, table in draws.items()}, progress)))
+            state.step, state.steps = state.step + 1, state.steps + 1
+            if state.step == loader.steps or state.steps == max_steps:
+                break
+            yield False, meter
+        method.after_epoch()
+        if average is not None:
+            average.after_epoch()
+        state.epoch, state.step, state.sums = state.epoch + 1, 0, {}
+        yield True, meter

@@ -1,0 +1,336 @@
+"""Training from a recipe to a run folder, and resuming it."""
+
+import contextlib
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glmc import runtime, trackers
+from glmc.batches.resident import Loader
+from glmc.data.decode import decode_image
+from glmc.data.prepare import pixels
+from glmc.data.split import Paths
+from glmc.errors import Interrupted, UserError
+from glmc.metrics import per_class
+from glmc.recipe import HARMLESS, Recipe
+from glmc.report import evidence
+from glmc.runs import checkpoint, folder
+from glmc.runs.files import write_atomic
+from glmc.runs.tally import Tally
+from glmc.screen import Screen
+from glmc.train.build import Parts, build, try_one_step
+from glmc.train.engine import State, fit, refuse_non_finite
+from glmc.train.saving import keep_selected, restore, save
+
+GLANCE_SECONDS = 0.5  # how often the progress bar looks at the loss
+
+
+def train(recipe: Recipe, out: Path | None, *, command: str, quiet: bool = False, since: float) -> Path:
+    """Train a recipe in a new run folder and return the folder.
+
+    Args:
+        recipe: complete.
+        out: the folder, empty or not yet there; none takes the next free one under runs/.
+        command: what to repeat, for environment.json.
+        quiet: nothing on the terminal.
+        since: `time.perf_counter()` when the command began, for the start-up time.
+    """
+    run = folder.claim(out, recipe.name)
+    screen = Screen(quiet=quiet)
+    carry_out([begin(recipe, run, Screen(run / "log.txt", quiet), command, since)], run, screen)
+    return run
+
+
+class Begun(NamedTuple):
+    """A run that stands ready to be trained."""
+
+    parts: Parts
+    run: Path
+    state: State
+    screen: Screen
+    memory: int  # bytes of the device that training takes, about; 0 where nobody tells
+    tracks: trackers.Tracks
+
+
+def begin(recipe: Recipe, run: Path, screen: Screen, command: str, since: float) -> Begun:
+    """Build a new run in a claimed folder, and say what is about to be trained."""
+    try:
+        trackers.require(recipe.train.track)
+        write_atomic(run / "recipe.yaml", recipe.to_yaml())  # from here on, a killed run can be resumed
+        parts = build(recipe, screen)
+        memory = try_one_step(parts)
+        folder.remember_stage_one(run, recipe)
+        write_atomic(run / "recipe.yaml", parts.recipe.to_yaml())
+    except BaseException:
+        folder.release(run)  # nothing was begun: leave nothing behind
+        raise
+    return ready(Begun(parts, run, State(), screen, memory, trackers.Tracks(run, screen.say)), command, since)
+
+
+def ready(begun: Begun, command: str, since: float) -> Begun:
+    """Note the circumstances and the start-up time of a run that is built, and say what is about to be trained."""
+    parts, run, state, screen, _, tracks = begun
+    tracks.begin(parts.recipe.train.track, parts.recipe.model_dump(), folder.read_metrics(run, state.epoch))
+    folder.record_environment(run, runtime.environment(parts.device, parts.recipe.train.precision, command))
+    announce(parts, run, screen)
+    state.seconds["startup"] += time.perf_counter() - since
+    return begun
+
+
+def resume(run: Path, overrides: tuple[str, ...] = (), *, command: str, quiet: bool = False, since: float) -> Path:
+    """Go on with a run from its last valid checkpoint, or from the start if it has none yet.
+
+    Raises:
+        UserError: there is no run, or an override would change its result.
+    """
+    if not (run / "recipe.yaml").is_file():
+        raise UserError(f"--resume {run}: no run lies there (recipe.yaml is missing)")
+    for assignment in overrides:
+        if assignment.partition("=")[0] not in HARMLESS:
+            raise UserError(
+                f"{assignment}: a resumed run keeps its recipe; only {', '.join(sorted(HARMLESS))} may change"
+            )
+    screen = Screen(run / "log.txt", quiet)
+    if (run / "result.json").exists():
+        screen.say(f"{run} is finished already")
+        if (run / "metrics.jsonl").exists() and not (run / "report.html").exists():  # a kill came between the two
+            from glmc import report
+
+            report.write(run)
+        folder.show(run, screen)
+        return run
+    carry_out([take_up(run, overrides, screen, command, since)], run, Screen(quiet=quiet))
+    return run
+
+
+def take_up(run: Path, overrides: tuple[str, ...], screen: Screen, command: str, since: float) -> Begun:
+    """Build a run anew from its folder and its last valid checkpoint, if it has one."""
+    point = checkpoint.latest(run / "checkpoints")
+    for remark in point.remarks if point else ():
+        screen.say(remark)
+    recipe = folder.recipe_of(run, overrides)
+    trackers.require(recipe.train.track)
+    parts = build(recipe, screen, initial=point is None)
+    folder.remember_stage_one(run, recipe)
+    if point is None:
+        write_atomic(run / "recipe.yaml", parts.recipe.to_yaml())  # it may not have been settled yet
+    state = restore(parts, point) if point else State()
+    screen.say(f"going on from epoch {state.epoch + 1}, step {state.step} of {parts.loader.steps}")
+    return ready(Begun(parts, run, state, screen, 0, trackers.Tracks(run, screen.say)), command, since)
+
+
+def carry_out(begun: Sequence[Begun], again: Path, screen: Screen) -> None:
+    """Train runs to their end, side by side, a step of each in turn; on a GPU each in a stream of its own.
+
+    Args:
+        begun: the runs; they share nothing, and each comes out as it would alone.
+        again: the folder that goes on with them after an interruption.
+        screen: where their progress is shown.
+
+    Raises:
+        Interrupted: a signal has come; all that is unfinished has been saved.
+    """
+    total = sum(each.parts.total_steps for each in begun)
+    with contextlib.ExitStack() as stack, signals() as arrived, screen.bar("training", total) as bar:
+        for each in begun:
+            stack.callback(each.tracks.finish)
+
+        def tell(line: str) -> None:
+            bar.to(sum(each.state.steps for each in begun), what=line)
+
+        alive = [(training(each, tell, arrived), runtime.own_stream(each.parts.device, len(begun))) for each in begun]
+        while alive:
+            for steps, stream in tuple(alive):
+                with stream:
+                    if next(steps, None) is None:
+                        alive.remove((steps, stream))
+    if arrived and not all((each.run / "result.json").exists() for each in begun):
+        name = signal.Signals(arrived[0]).name
+        raise Interrupted(f"stopped by {name}, state saved; go on with: glmc train --resume {again}", arrived[0])
+    for each in begun:
+        folder.show(each.run, each.screen)
+
+
+def training(begun: Begun, tell: Callable[[str], None], arrived: Sequence[int]) -> Iterator[int]:
+    """Train a run to its end, leaving a record for each epoch and a checkpoint whenever one is due; then conclude.
+
+    Args:
+        begun: the run.
+        tell: takes the line beside the progress bar.
+        arrived: signals; after one, the state is saved, and this ends.
+
+    Yields:
+        How many steps are done, after each.
+    """
+    parts, run, state, screen, _, tracks = begun
+    recipe, total, loader = parts.recipe, parts.total_steps, parts.loader
+    records = folder.read_metrics(run, state.epoch)  # a kill may have come between a record and its checkpoint
+    folder.write_metrics(run, records)
+    began = lap = glanced = time.monotonic()
+    for epoch_over, meter in fit(
+        parts.method,
+        loader,
+        parts.optimizer,
+        parts.step,
+        state,
+        epochs=recipe.train.epochs,
+        factors=parts.factors,
+        average=parts.average,
+        max_steps=recipe.train.max_steps,
+    ):
+        state.ways[parts.step.way] = state.ways.get(parts.step.way, 0) + 1
+        now = time.monotonic()
+        if not epoch_over and now - glanced > GLANCE_SECONDS:
+            glanced, means = now, meter.glance()
+            refuse_non_finite(means, state.epoch)
+            tell(headline(recipe, state, means, records) + waiting(loader, time.monotonic() - began))
+        due = bool(arrived) or now - lap > 60 * recipe.train.save_minutes
+        if epoch_over or due:
+            state.sums = meter.read()  # waits for the device
+            refuse_non_finite(state.sums, state.epoch - epoch_over)
+            state.seconds["train"] += time.monotonic() - lap
+            if epoch_over:
+                records.append(conclude_epoch(parts, state, records, last=state.steps == total))
+                began += records[-1]["seconds"]["eval"]
+                folder.write_metrics(run, records)
+                tracks.log(records[-1])
+                line = headline(recipe, state, records[-1]["terms"], records) + waiting(
+                    loader, time.monotonic() - began
+                )
+                tell(line)
+                (screen.note if screen.console.is_terminal else screen.say)(line)
+                keep_selected(parts, run, state, records)
+                state.sums = {}
+            save(parts, run, state)
+            lap = time.monotonic()
+            if arrived:
+                loader.close()
+                return
+        yield state.steps
+    loader.close()
+    conclude(parts, run, state, records)
+
+
+def waiting(loader: Loader, seconds: float) -> str:
+    """How a loader that is waited for shares the time with the steps; `seconds` since training began."""
+    if not loader.waited:
+        return ""
+    share = 100 * loader.waited / max(seconds, loader.waited)
+    return f"  data {share:.0f} % / step {100 - share:.0f} %"
+
+
+def conclude_epoch(parts: Parts, state: State, records: list[dict[str, Any]], *, last: bool) -> dict[str, Any]:
+    """The record of the epoch that has just ended: mean loss terms, and scores if it is one to be evaluated."""
+    began = time.monotonic()
+    steps = state.steps - (records[-1]["step"] if records else 0)
+    record: dict[str, Any] = {
+        "epoch": state.epoch,
+        "step": state.steps,
+        "lr": parts.recipe.optim.lr * parts.factors[state.epoch - 1],
+        "terms": {name: value / steps for name, value in state.sums.items()},
+    }
+    if last or state.epoch % parts.recipe.eval.every == 0:
+        record |= {name: parts.score(name)[0] for name in parts.sets}
+    seconds = {"train": state.seconds["train"], "eval": time.monotonic() - began}
+    for earlier in records:
+        seconds["train"] -= earlier["seconds"]["train"]
+    state.seconds["eval"] += seconds["eval"]
+    return record | {"seconds": seconds}
+
+
+def conclude(parts: Parts, run: Path, state: State, records: list[dict[str, Any]]) -> None:
+    """Write confusion.csv, result.json and the report of a run that has been trained to its end."""
+    recipe = parts.recipe
+    tally = parts.tally("test")
+    last, confusion = parts.scored(tally)
+    tested = [record for record in records if "test" in record]
+    best = max(tested, key=lambda record: record["test"]["top1"])
+    result: dict[str, Any] = {
+        **folder.result_head(recipe, parts.method, parts.data.train.counts, state.epoch, state.steps),
+        "last": last,
+        "best_on_test": {**best["test"], "epoch": best["epoch"]},
+    }
+    if recipe.eval.flip_tta:
+        result["flip_tta"] = parts.score("test", flip=True)[0]
+    if recipe.eval.select == "val":
+        chosen = max((record for record in tested if "val" in record), key=lambda record: record["val"]["top1"])
+        result["selected_on_val"] = {**chosen["test"], "epoch": chosen["epoch"]}
+    result |= {
+        "per_class": per_class(confusion, parts.data.train.counts, parts.data.train.classes),
+        "weights_sha256": checkpoint.weights_sha256(parts.tested.state_dict()),
+        "seconds": state.seconds,
+    }
+    result["step"] = {"asked": recipe.train.step, **state.ways}
+    if recipe.parent is not None:
+        result |= {"stage2": recipe.method.name, "stage1": json.loads((run / "stage1.json").read_text())}
+    for name, known in (("expect", recipe.expect), ("published", recipe.published)):
+        if known is not None:
+            result[name] = known.model_dump()
+    folder.write_confusion(run / "confusion.csv", confusion, parts.data.train.classes)
+    leave_evidence(parts, run, tally)
+    write_atomic(run / "result.json", json.dumps(result, indent=1) + "\n")
+    from glmc import report  # matplotlib: not worth a second at the start
+
+    report.write(run)
+
+
+def leave_evidence(parts: Parts, run: Path, tally: Tally) -> None:
+    """predictions.csv and examples/ of a run, from its last answers to the test images."""
+    train, test = parts.data.train, parts.data.test
+
+    def decoded(row: int) -> NDArray[np.uint8]:
+        return decode_image(train.images[row], parts.data.size, parts.data.channels)
+
+    of_train = decoded if isinstance(train.images, Paths) else train.images.__getitem__
+    of_test = pixels(test).__getitem__
+    evidence.write(run, train.classes, test.labels, *tally.predictions(), of_test, train.labels, of_train)
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[list[int]]:
+    """A list that SIGINT and SIGTERM are written into instead of ending the program; a second one ends it at once."""
+    arrived: list[int] = []
+
+    def remember(number: int, _frame: object) -> None:
+        arrived.append(number)
+        signal.signal(number, before[signal.Signals(number)])
+
+    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield arrived
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def announce(parts: Parts, run: Path, screen: Screen) -> None:
+    """Say what is about to be trained, on what."""
+    recipe, data, counts = parts.recipe, parts.data, parts.counts
+    parameters = sum(p.numel() for p in parts.method.parameters())
+    screen.say(
+        f"{recipe.name}: {recipe.method.name} on {recipe.model.name} ({parameters / 1e6:.2f} M parameters with heads), "
+        f"{recipe.train.precision} on {parts.device}, in {run}"
+    )
+    screen.say(
+        f"{len(data.train):,} training images of {len(counts)} classes ({counts.max()} to {counts.min()} a class), "
+        f"{len(data.test):,} test images, {data.size} x {data.size} pixels; "
+        f"{recipe.train.epochs} epochs of {parts.loader.steps} steps"
+    )
+
+
+def headline(recipe: Recipe, state: State, terms: Mapping[str, float], records: Sequence[Mapping[str, Any]]) -> str:
+    """One line: epoch, mean loss terms, last accuracy."""
+    tested = [f"top-1 {record['test']['top1']:.2f} (epoch {record['epoch']})" for record in records if "test" in record]
+    return "  ".join(
+        [
+            f"epoch {min(state.epoch + bool(state.step), recipe.train.epochs)}/{recipe.train.epochs}",
+            *[f"{name} {value:.3f}" for name, value in terms.items()],
+            *tested[-1:],
+        ]
+    )

@@ -1,0 +1,174 @@
+"""Second stages: `glmc finetune RUN --stage2 NAME`, with training or without."""
+
+import json
+import math
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from glmc import posthoc, runtime
+from glmc.data.prepare import test_split
+from glmc.errors import UserError
+from glmc.metrics import per_class
+from glmc.recipe import HARMLESS, Recipe, parse
+from glmc.runs import checkpoint, folder
+from glmc.runs.files import write_atomic
+from glmc.runs.trained import find_checkpoint, load_trained, score
+from glmc.screen import Screen
+from glmc.train.run import train
+
+STAGES = files("glmc") / "stages"
+REPAIRS = {"tau_norm": {"tau": 1.0}, "logit_adjustment": {"tau": 1.0}, "maxnorm_posthoc": {"threshold": 0.1}}
+ANEW = {  # what stage 2 does not take over from stage 1
+    "optim.backbone_lr": "null",
+    "optim.clip": "null",
+    "optim.nesterov": "false",
+    "train.ema": "null",
+    "train.max_steps": "null",
+    "train.warmup": "0",
+    "train.milestones": "[]",
+    "model.pretrained": "false",
+    "published": "null",
+    "expect": "null",
+}
+
+
+def stages() -> list[str]:
+    """The names that `--stage2` takes: those that train, then those that only repair the classifier."""
+    return sorted(file.name.removesuffix(".yaml") for file in STAGES.iterdir()) + list(REPAIRS)
+
+
+def finetune(
+    run: Path, stage: str, overrides: tuple[str, ...], out: Path | None, *, command: str, quiet: bool, since: float
+) -> Path:
+    """Carry out a second stage on a trained run, in a new run folder, and return the folder.
+
+    Args:
+        run: of any method.
+        stage: one of `stages()`.
+        overrides: "key=value" of the second stage's recipe, or of the repair, e.g. "tau=0.7".
+        out: the folder; none takes the next free one under runs/.
+        command, quiet, since: as for `run.train`.
+
+    Raises:
+        UserError: no such run or stage, or an override that does not fit.
+    """
+    if stage not in stages():
+        raise UserError(f"--stage2 {stage}: choose one of {', '.join(stages())}")
+    point = find_checkpoint(run)
+    first = parse(point.state["recipe"])
+    if stage in REPAIRS:
+        return repair(point, run, first, stage, overrides, out, command=command, quiet=quiet)
+    return train(second_recipe(first, run, stage, overrides), out, command=command, quiet=quiet, since=since)
+
+
+def stage_file(stage: str) -> dict[str, Any]:
+    """The settings of a second stage that trains, and what was published of it."""
+    sections: dict[str, Any] = yaml.safe_load((STAGES / f"{stage}.yaml").read_text())
+    return sections
+
+
+def second_recipe(first: Recipe, run: Path, stage: str, overrides: tuple[str, ...]) -> Recipe:
+    """The recipe of stage 1 with method, optimizer and schedule of stage 2, and the run as parent."""
+    sections = stage_file(stage)
+    values = ANEW | {"name": f"{first.name}+{stage}", "parent": json.dumps(str(run.resolve()))}
+    values["method"] = json.dumps(sections["method"])
+    for section in ("optim", "train"):
+        values |= {f"{section}.{key}": json.dumps(value) for key, value in sections[section].items()}
+    known = sections.get("published", {}).get(first.name)
+    if known is not None and first.published is not None and not set(given(overrides)) - HARMLESS:
+        network = first.published.network  # only a recipe that nobody has changed still carries its figures
+        values["published"] = json.dumps({"top1": known, "network": network, "source": "authors' README, best on test"})
+    staged = first.override(*[f"{key}={value}" for key, value in values.items()])
+    return staged.override(*overrides)
+
+
+def given(overrides: tuple[str, ...]) -> list[str]:
+    """The keys of "key=value" assignments."""
+    return [assignment.partition("=")[0] for assignment in overrides]
+
+
+def repair(
+    point: checkpoint.Checkpoint,
+    run: Path,
+    first: Recipe,
+    stage: str,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    *,
+    command: str,
+    quiet: bool,
+) -> Path:
+    """A second stage without training: change the answering classifier, save the method, and score it."""
+    settings, others = repair_settings(stage, overrides)
+    first = first.override(f"name={json.dumps(f'{first.name}+{stage}')}", "published=null", "expect=null", *others)
+    target = folder.claim(out, first.name)
+    screen = Screen(target / "log.txt", quiet)
+    try:
+        trained = load_trained(point, first)
+        split = test_split(first.data, screen)
+        repair_head(trained.method.head(), stage, torch.from_numpy(trained.counts), settings)
+        scores, confusion = score(trained, split, first)
+    except BaseException:
+        folder.release(target)
+        raise
+    state = {**point.state, "recipe": first.to_yaml(), "name": first.name, "repair": {"name": stage, **settings}}
+    checkpoint.save(target / "checkpoints", point.step, {"weights": trained.method.state_dict()}, state)
+    write_atomic(target / "recipe.yaml", first.to_yaml())
+    device = next(trained.method.parameters()).device
+    folder.record_environment(target, runtime.environment(device, first.train.precision, command))
+    folder.write_confusion(target / "confusion.csv", confusion, trained.classes)
+    result: dict[str, Any] = {
+        **folder.result_head(first, trained.method, trained.counts, 0, 0),
+        "last": scores,
+    }
+    if first.eval.flip_tta:
+        result["flip_tta"] = score(trained, split, first, flip=True)[0]
+    result |= {
+        "stage2": stage,
+        "settings": settings,
+        "stage1": folder.stage_one(run),
+        "per_class": per_class(confusion, trained.counts, trained.classes),
+        "weights_sha256": checkpoint.weights_sha256(trained.method.state_dict()),
+    }
+    write_atomic(target / "result.json", json.dumps(result, indent=1) + "\n")
+    folder.show(target, screen)
+    return target
+
+
+def repair_settings(stage: str, overrides: tuple[str, ...]) -> tuple[dict[str, float], list[str]]:
+    """The settings of a repair, defaults replaced by "key=value", and the assignments that are for the recipe."""
+    settings, others = dict(REPAIRS[stage]), []
+    for assignment in overrides:
+        key, _, text = assignment.partition("=")
+        if key in HARMLESS or key.startswith("eval."):
+            others.append(assignment)
+            continue
+        if key not in settings:
+            raise UserError(f"{assignment}: {stage} is set by {', '.join(settings)}")
+        try:
+            settings[key] = float(text)
+        except ValueError as error:
+            raise UserError(f"{assignment}: {key} must be a number") from error
+        if not math.isfinite(settings[key]) or (key == "threshold" and not 0 <= settings[key] <= 1):
+            raise UserError(f"{assignment}: {key} must be finite, and a threshold lies in [0, 1]")
+    return settings, others
+
+
+@torch.no_grad()
+def repair_head(head: torch.nn.Linear, stage: str, counts: Tensor, settings: dict[str, float]) -> None:
+    """Change a classifier in place, as `glmc.posthoc` says."""
+    weight: Tensor = head.weight
+    bias: Tensor = head.bias
+    if stage == "tau_norm":
+        weight, bias = posthoc.tau_norm(weight, bias, **settings)
+    elif stage == "logit_adjustment":
+        weight, bias = posthoc.logit_adjustment(weight, bias, counts.to(bias.device), **settings)
+    else:
+        weight = posthoc.max_norm(weight, posthoc.norm_limit(weight, **settings))
+    head.weight.copy_(weight)
+    head.bias.copy_(bias)

@@ -1,0 +1,142 @@
+"""The two loops: golden losses, entering an epoch anywhere, the meter, evaluation."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from glmc.batches.augment import View
+from glmc.batches.resident import ResidentLoader
+from glmc.errors import NonFiniteLoss
+from glmc.methods.cross_entropy import CrossEntropy
+from glmc.methods.glmc import GLMC
+from glmc.models import Backbone
+from glmc.models.cifar_resnet import CifarResNet
+from glmc.runs.trained import answering, evaluate
+from glmc.train.engine import Meter, State, fit, refuse_non_finite, training_step
+
+CPU = torch.device("cpu")
+COUNTS = torch.tensor([30, 12, 4])
+LABELS = np.repeat(np.arange(3), COUNTS.numpy())
+IMAGES = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (46, 8, 8, 3)).astype(np.uint8)
+
+
+def parts(kind, seed=0, device=CPU):
+    torch.manual_seed(seed)
+    method = kind(Backbone(CifarResNet(8, width=4), 16, "split"), COUNTS).to(device)
+    views = [View([{"crop": 1}, "flip"], (0.5,) * 3, (0.25,) * 3, device)] * len(method.views)
+    loader = ResidentLoader(IMAGES, LABELS, views, method.streams, batch_size=12, seed=seed, device=device)
+    lr = torch.tensor(0.05, device=device)
+    optimizer = torch.optim.SGD([{"params": method.parameters(), "peak": 0.05}], lr=lr, momentum=0.9, fused=True)
+    return method, loader, optimizer
+
+
+def fitting(method, loader, optimizer, state, **options):
+    clip = options.pop("clip", None)
+    step = training_step(method, loader, optimizer, precision="float32", clip=clip)
+    return fit(method, loader, optimizer, step, state, **options)
+
+
+def run(kind, epochs=5, **options):
+    method, loader, optimizer = parts(kind)
+    state, losses, before = State(), [], {}
+    for over, meter in fitting(method, loader, optimizer, state, epochs=epochs, factors=[1.0] * epochs, **options):
+        sums = meter.read()
+        losses.append({name: value - before.get(name, 0.0) for name, value in sums.items()})
+        before = {} if over else sums
+    return method, state, losses
+
+
+@pytest.mark.parametrize("kind", [CrossEntropy, GLMC])
+def test_the_first_twenty_losses_are_the_recorded_ones(kind):
+    """Golden values, of this code on a CPU in float32; a change of any of them is a change of the method."""
+    golden = json.loads((Path(__file__).parent.parent / "golden" / "losses.json").read_text())[kind.__name__]
+    _, _, losses = run(kind)
+    assert len(losses) == 20
+    for step, (got, wanted) in enumerate(zip(losses, golden, strict=True)):
+        for name, value in wanted.items():
+            assert got[name] == pytest.approx(value, rel=2e-3, abs=2e-4), f"step {step}, {name}"
+
+
+def test_state_is_up_to_date_after_every_step():
+    method, loader, optimizer = parts(CrossEntropy)
+    state, seen = State(), []
+    for over, _ in fitting(method, loader, optimizer, state, epochs=2, factors=[1.0, 0.1]):
+        seen.append((over, state.epoch, state.step, state.steps))
+    assert seen == [
+        (False, 0, 1, 1), (False, 0, 2, 2), (False, 0, 3, 3), (True, 1, 0, 4),
+        (False, 1, 1, 5), (False, 1, 2, 6), (False, 1, 3, 7), (True, 2, 0, 8),
+    ]  # fmt: skip
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.005)
+
+
+def test_a_run_ends_after_max_steps_in_the_middle_of_an_epoch():
+    _, state, losses = run(CrossEntropy, max_steps=6)
+    assert (len(losses), state.steps, state.epoch, state.step) == (6, 6, 2, 0)
+
+
+def test_going_on_in_the_middle_of_an_epoch_changes_nothing():
+    whole, _, _ = run(GLMC, epochs=2)
+    method, loader, optimizer = parts(GLMC)
+    state = State()
+    options = {"epochs": 2, "factors": [1.0, 1.0]}
+    for _, meter in fitting(method, loader, optimizer, state, **options):
+        if state.steps == 6:
+            state.sums = meter.read()
+            break
+    for _ in fitting(method, loader, optimizer, state, **options):
+        pass
+    for (name, a), (_, b) in zip(whole.state_dict().items(), method.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_clipping_bounds_the_gradient():
+    method, loader, optimizer = parts(CrossEntropy)
+    for _ in fitting(method, loader, optimizer, State(), epochs=1, factors=[0.0], clip=1e-3):
+        norm = torch.stack([p.grad.norm() for p in method.parameters()]).norm()
+        assert norm <= 1.001e-3
+
+
+def test_the_meter_sums_by_name_and_goes_on_from_a_resumed_sum():
+    meter = Meter(CPU, {"a": 1.0, "b": 2.0}, 2)
+    meter.add({"a": torch.tensor(0.5), "b": torch.tensor(0.25)})
+    assert meter.read() == {"a": 1.5, "b": 2.25}
+    assert meter.glance() == {"a": 0.5, "b": 0.75}  # of three steps
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_non_finite_term_is_named_with_its_epoch(value):
+    with pytest.raises(NonFiniteLoss, match=r"'rebalanced' became (nan|inf) in epoch 4"):
+        refuse_non_finite({"conventional": 1.0, "rebalanced": value}, 3)
+
+
+def test_evaluation_counts_every_image_whatever_the_batch():
+    method, _, _ = parts(CrossEntropy)
+    images, labels = torch.from_numpy(IMAGES), torch.from_numpy(LABELS)
+    view = View([], (0.5,) * 3, (0.25,) * 3, CPU)
+    method.train()
+    one, many = (
+        evaluate(method, answering(method, view, precision="float32"), images, labels, batch_size=size).compute()
+        for size in (46, 7)
+    )
+    assert (one[0] == many[0]).all()
+    assert one[0].sum() == 46
+    assert one[1]["nll"] == pytest.approx(many[1]["nll"], rel=1e-5)
+    assert method.training  # as it was before
+    logits = method.eval().predict(view(images, {}))
+    assert (np.bincount(LABELS * 3 + logits.argmax(1).numpy(), minlength=9).reshape(3, 3) == one[0]).all()
+
+
+def test_flip_tta_averages_probabilities():
+    method, _, _ = parts(CrossEntropy)
+    images, labels = torch.from_numpy(IMAGES), torch.from_numpy(LABELS)
+    view = View([], (0.5,) * 3, (0.25,) * 3, CPU)
+    answer = answering(method, view, precision="float32", flip=True)
+    _, extras = evaluate(method, answer, images, labels, batch_size=50).compute()
+    with torch.inference_mode():
+        method.eval()
+        pixels = view(images, {})
+        probability = (method.predict(pixels).softmax(1) + method.predict(pixels.flip(3)).softmax(1)) / 2
+    assert extras["nll"] == pytest.approx(-probability[torch.arange(46), labels].log().mean().item(), rel=1e-4)

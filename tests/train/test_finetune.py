@@ -1,0 +1,116 @@
+"""`glmc finetune` on a real, tiny run: every stage, its result, its errors."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from glmc import recipe
+from glmc.errors import UserError
+from glmc.runs import checkpoint, folder
+from glmc.runs import trained as trained_run
+from glmc.train import run
+from glmc.train.stages import finetune, second_recipe, stage_file, stages
+
+QUIET = {"command": "glmc", "quiet": True, "since": time.perf_counter()}
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """A GLMC run of thirty steps on the digits."""
+    out = tmp_path_factory.mktemp("runs") / "first"
+    wanted = recipe.load("digits_lt/glmc", ["train.max_steps=30", "train.precision=float32"])
+    return run.train(wanted, out, **QUIET)
+
+
+@pytest.mark.parametrize("stage", stages())
+def test_every_stage_leaves_a_run_folder_that_names_both_stages(stage, first, tmp_path):
+    short = ("train.epochs=2",) if stage in ("maxnorm", "crt", "lws", "balanced_softmax") else ()
+    if stage == "crt":
+        short += ("train.milestones=[0.5]",)
+    out = finetune(first, stage, short, tmp_path / "second", **QUIET)
+    one, two = (json.loads((folder / "result.json").read_text()) for folder in (first, out))
+    assert two["stage2"] == stage
+    assert two["recipe"] == f"digits_lt/glmc+{stage}"
+    assert two["stage1"]["last"] == one["last"]
+    assert two["stage1"]["flip_tta"] == one["flip_tta"]
+    assert two["counts"] == one["counts"]
+    again = trained_run.test(out, (), quiet=True)
+    assert again["test"]["top1"] == two["last"]["top1"]
+    assert again["flip_tta"]["top1"] == two["flip_tta"]["top1"]
+
+
+def test_a_repair_that_changes_nothing_gives_the_figures_of_stage_one(first, tmp_path):
+    out = finetune(first, "logit_adjustment", ("tau=0",), tmp_path / "second", **QUIET)
+    one, two = (json.loads((folder / "result.json").read_text()) for folder in (first, out))
+    assert two["last"] == pytest.approx(one["last"])
+    assert two["weights_sha256"] == one["weights_sha256"]
+
+
+def test_the_second_recipe_keeps_data_and_network_and_takes_the_stages_optimizer(first):
+    one = folder.recipe_of(first)
+    two = second_recipe(one, first, "maxnorm", ("method.threshold=0.2", "train.epochs=4"))
+    assert (two.data, two.model.name, two.train.seed) == (one.data, one.model.name, one.train.seed)
+    assert (two.optim.lr, two.optim.weight_decay, two.train.schedule) == (0.01, 0.1, "cosine_to_zero")
+    assert two.method.params == {"label_weighting": 1.2, "threshold": 0.2, "statistics": "frozen"}
+    assert two.train.epochs == 4
+    assert recipe.parse(two.to_yaml()) == two
+
+
+def test_the_published_figure_of_a_stage_stands_beside_an_unchanged_run_only():
+    assert set(stage_file("maxnorm")["published"]) <= set(recipe.names())
+    first = recipe.load("cifar100_lt/glmc_published", ["train.seed=3"])
+    two = second_recipe(first, Path("run"), "maxnorm", ("data.root=elsewhere",))
+    assert (two.published.top1, two.published.network) == (57.11, "resnet32_w64")
+    assert second_recipe(first, Path("run"), "maxnorm", ("method.threshold=0.2",)).published is None
+    changed = first.override("published=null")
+    assert second_recipe(changed, Path("run"), "maxnorm", ()).published is None
+    assert second_recipe(first, Path("run"), "crt", ()).published is None
+
+
+@pytest.mark.parametrize(
+    ("stage", "overrides", "sentence"),
+    [
+        ("maxnrom", (), "choose one of balanced_softmax, crt, lws, maxnorm, tau_norm"),
+        ("tau_norm", ("threshold=0.1",), "tau_norm is set by tau"),
+        ("tau_norm", ("tau=much",), "tau must be a number"),
+        ("tau_norm", ("tau=nan",), "tau must be finite"),
+        ("maxnorm_posthoc", ("threshold=2",), r"a threshold lies in \[0, 1\]"),
+        ("crt", ("model.name=resnet32",), r"not the network of parent=.*, which is resnet20"),
+        ("maxnorm", ("method.threshhold=0.1",), "threshold"),
+    ],
+)
+def test_what_does_not_fit_is_said(stage, overrides, sentence, first, tmp_path):
+    with pytest.raises(UserError, match=sentence):
+        finetune(first, stage, overrides, tmp_path / "second", **QUIET)
+    assert not (tmp_path / "second").exists()
+
+
+def test_only_a_second_stage_takes_a_parent(first, tmp_path):
+    with pytest.raises(UserError, match="only a second stage starts from another run"):
+        run.train(recipe.load("digits_lt/ce", [f"parent={first}"]), tmp_path / "second", **QUIET)
+
+
+def test_a_second_stage_needs_a_parent(tmp_path):
+    wanted = recipe.load("digits_lt/ce", ["method={name: crt}"])
+    with pytest.raises(UserError, match="crt is a second stage: start it with glmc finetune"):
+        run.train(wanted, tmp_path / "second", **QUIET)
+
+
+def test_stages_stack_and_the_result_outlives_its_parent(first, tmp_path):
+    """LWS, then a repair of it: the scales are part of the classifier that is repaired."""
+    second = finetune(first, "lws", ("train.epochs=1",), tmp_path / "second", **QUIET)
+    third = finetune(second, "tau_norm", ("data.cache=false",), tmp_path / "third", **QUIET)
+    result = json.loads((third / "result.json").read_text())
+    assert result["recipe"] == "digits_lt/glmc+lws+tau_norm"
+    assert result["stage1"]["recipe"] == "digits_lt/glmc+lws"
+    point = checkpoint.latest(third / "checkpoints")
+    norms = point.tensors("weights")["classifier.weight"].norm(dim=1)
+    assert norms.tolist() == pytest.approx([1.0] * 10, rel=1e-5)
+    assert json.loads((second / "stage1.json").read_text())["recipe"] == "digits_lt/glmc"
+
+
+def test_a_folder_that_is_no_run_is_said(tmp_path):
+    with pytest.raises(UserError, match="neither a run with a checkpoint nor a checkpoint"):
+        finetune(tmp_path, "crt", (), tmp_path / "second", **QUIET)
