@@ -194,15 +194,10 @@ def ours(case: str, data: Data, batch: int, device: torch.device, precision: str
     from glmc.runtime import pick_precision
     from glmc.train import build
 
-    settled = recipe.load(
-        CASES[case][0],
-        [
-            f"model.name={case}",
-            f"data.size={data.images.shape[1]}",
-            "data.channels=3",
-            f"data.batch_size={batch}",
-            f"train.precision={precision or pick_precision('auto', device, print)}",
-        ],
+    wanted = recipe.load(CASES[case][0], [f"model.name={case}", f"data.batch_size={batch}"])
+    settled = wanted.settle(
+        {"size": data.images.shape[1], "channels": 3},
+        {"precision": precision or pick_precision("auto", device, print)},
     )
     method = trained.build_method(settled, torch.from_numpy(data.counts), device)
     loader = ResidentLoader(
@@ -256,9 +251,7 @@ def refuse_other_losses(case: str, data: Data) -> float:
     draws = {"lam": torch.tensor(lam).double(), "centre": torch.tensor(centre).double()}
     step = Step(dict(zip(("instance", "rebalanced"), batches, strict=True)), draws, torch.tensor(progress).double())
     mine = method(step)
-    theirs = reference.losses(
-        *streams, draws["lam"].item(), centre, progress, parts.recipe.method.params["label_weighting"]
-    )
+    theirs = reference.losses(*streams, draws["lam"].item(), centre, progress, parts.recipe.loss.params["exponent"])
     worst = max(abs((mine[name] - theirs[name]) / theirs[name]).item() for name in theirs)
     if worst > 1e-6:  # class weights are kept in float32
         raise SystemExit(f"the two losses differ by {worst:.1e}: there is nothing to compare")

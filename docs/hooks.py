@@ -1,46 +1,52 @@
-"""The reference pages, made from the source whenever the site is built: methods, recipes, keys."""
+"""The reference pages, made from the source whenever the site is built: methods, losses, mixtures, recipes, keys."""
 
-import ast
-import importlib.util
 import inspect
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from glmc import recipe
-from glmc.methods import METHODS
-from glmc.recipe import sections
+from glmc.recipe import choice, sections
+from glmc.recipe.document import shown
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages to those of the folder."""
-    for name, page in (("methods", methods()), ("recipes", recipes()), ("keys", keys())):
+    pages = {
+        "methods": factors("method", "."),
+        "losses": factors("loss", ", the loss of `supervised` and of GLMC's rebalanced classifier."),
+        "mixtures": factors("mixture", "."),
+        "recipes": recipes(),
+        "keys": keys(),
+    }
+    for name, page in pages.items():
         files.append(File.generated(config, f"reference/{name}.md", content="\n".join(page)))
     return files
 
 
-def methods() -> Iterator[str]:
-    """A section for each method: what it is, its settings, the recipes that use it."""
-    yield "# Methods\n\nA recipe names one as `method.name`; second stages are begun by `glmc finetune --stage2`."
+def factors(section: str, about: str) -> Iterator[str]:
+    """A section for each method, loss or mixture: what it is, its settings, the recipes that use it."""
+    title = choice.LISTS[section]
+    yield f"# {title.capitalize()}\n\nA recipe names one as `{section}.name`{about}"
     used: dict[str, list[str]] = {}
     for name in recipe.names():
-        used.setdefault(recipe.load(name).method.name, []).append(name)
-    for name, place in METHODS.items():
-        module, _, kind = place.partition(":")
-        tree = ast.parse(Path(str(importlib.util.find_spec(module).origin)).read_text())  # type: ignore[union-attr]
-        classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-        summary, _, rest = inspect.cleandoc(ast.get_docstring(classes[kind]) or "").partition("\n\nArgs:")
-        yield f"\n## {name}\n\n{ast.get_docstring(tree)}\n\n{summary}\n"
-        meaning = meanings(rest)
-        parameters = recipe.method_parameters(name)
-        if parameters:
+        used.setdefault(getattr(recipe.load(name), section).name, []).append(name)
+    for name in choice.TABLES[section]:
+        kind = choice.class_of(section, name)
+        summary, _, _ = inspect.getdoc(kind).partition("\n\nArgs:")  # type: ignore[union-attr]
+        yield f"\n## {name}\n\n{inspect.getdoc(inspect.getmodule(kind))}\n\n{summary}\n"
+        meaning: dict[str, str] = {}
+        for above in reversed(kind.__mro__):
+            meaning |= meanings((inspect.getdoc(above) or "").partition("\n\nArgs:")[2])
+        settings = choice.settings(section, name)
+        if settings:
             yield "| setting | type | default | meaning |\n|---|---|---|---|"
-            for key, (annotation, default) in parameters.items():
-                yield f"| `method.{key}` | {recipe.kind(annotation)} | `{default}` | {meaning.get(key, '')} |"
+            for key, (annotation, default) in settings.items():
+                kind_of = "loss or null" if choice.nested(annotation) else recipe.kind(annotation)
+                yield f"| `{section}.{key}` | {kind_of} | `{shown(default)}` | {meaning.get(key, '')} |"
         yield "\nRecipes: " + (", ".join(f"[{one}](recipes.md#{anchor(one)})" for one in used.get(name, ())) or "none")
 
 

@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
 
-from glmc import class_weights, cutmix, mixup, negative_cosine, soft_cross_entropy
+from glmc import ClassWeighted, cutmix, mixup, negative_cosine, soft_cross_entropy
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--epochs", type=int, default=20)
@@ -34,11 +34,12 @@ plain, rebalanced, project = (nn.Linear(64, n) for n in (10, 10, 32))
 predict = nn.Linear(32, 32)
 network = nn.ModuleList([encoder, plain, rebalanced, project, predict])
 optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
-weights = class_weights(torch.tensor(tail), exponent=1.0)
+weighted = ClassWeighted(torch.tensor(tail), exponent=1.0)  # a loss is a module made from the class counts
 lam_of = torch.distributions.Beta(1.0, 1.0)
 
 for epoch in range(epochs):
-    tailwards = (epoch / epochs) ** 2  # 1 - alpha of the paper
+    progress = torch.tensor(epoch / epochs)
+    tailwards = progress**2  # 1 - alpha of the paper
     for first, second in torch.stack([rows[torch.randperm(len(rows))] for _ in "ab"]).split(32, dim=1):
         lam = lam_of.sample()
         cut, left = cutmix(x[first], x[second], lam, centre=torch.rand(2))  # left: the share of `first` in it
@@ -48,7 +49,7 @@ for epoch in range(epochs):
         z = project(features)
         (z_mixed, z_cut), (p_mixed, p_cut) = z.chunk(2), predict(z).chunk(2)
         loss = (1 - tailwards) * soft_cross_entropy(plain(features), targets)
-        loss = loss + tailwards * soft_cross_entropy(rebalanced(features), targets, weights)
+        loss = loss + tailwards * weighted(rebalanced(features), targets, progress)
         loss = loss + 4 * (negative_cosine(p_mixed, z_cut) + negative_cosine(p_cut, z_mixed))
         optimizer.zero_grad()
         loss.backward()

@@ -12,7 +12,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
-from glmc import GLMC, Batch, Step, build_backbone
+from glmc import GLMC, Batch, ClassWeighted, MixUpCutMix, Step, build_backbone
 from glmc.errors import UserError
 
 parser = argparse.ArgumentParser()
@@ -34,7 +34,8 @@ x, y = x.expand(-1, 3, -1, -1), torch.tensor(digits.target)  # float [N, 3, 32, 
 tail = [int(100 * 0.1 ** (c / 9)) for c in range(10)]  # 100 to 10 training images a class
 rows = torch.cat([(y[:1200] == c).nonzero()[:n, 0] for c, n in enumerate(tail)])
 
-method = GLMC(backbone, torch.tensor(tail), label_weighting=1.0)
+counts = torch.tensor(tail)
+method = GLMC(backbone, counts, ClassWeighted(counts, exponent=1.0), MixUpCutMix(counts))
 optimizer = torch.optim.AdamW(method.parameters(), lr=1e-3, weight_decay=0.05)
 lam_of = torch.distributions.Beta(1.0, 1.0)
 

@@ -10,7 +10,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, TensorDataset
 
-from glmc import GLMC, Batch, Step, build_backbone
+from glmc import GLMC, Batch, ClassWeighted, MixUpCutMix, Step, build_backbone
 
 try:
     import lightning as L
@@ -23,7 +23,8 @@ class LitGLMC(L.LightningModule):
 
     def __init__(self, counts: torch.Tensor) -> None:
         super().__init__()
-        self.method = GLMC(build_backbone("resnet20", channels=1), counts, label_weighting=1.0)
+        backbone = build_backbone("resnet20", channels=1)
+        self.method = GLMC(backbone, counts, ClassWeighted(counts, exponent=1.0), MixUpCutMix(counts))
         self.lam_of = torch.distributions.Beta(1.0, 1.0)
 
     def training_step(self, batch: dict[str, list[torch.Tensor]], index: int) -> torch.Tensor:

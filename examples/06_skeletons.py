@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glmc import balanced_softmax, cutmix, log_counts, mixup
+from glmc import BalancedSoftmax, cutmix, mixup
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--epochs", type=int, default=15)
@@ -33,7 +33,7 @@ def movements(counts: list[int]) -> tuple[Tensor, Tensor]:
 
 tail = [200, 100, 50, 25, 12, 6]
 (x, y), (test_x, test_y) = movements(tail), movements([100] * 6)
-shift = log_counts(torch.tensor(tail))
+balanced_softmax = BalancedSoftmax(torch.tensor(tail))
 
 network = nn.Sequential(
     *(nn.Conv2d(3, 32, (5, 3), padding=(2, 1)), nn.BatchNorm2d(32), nn.ReLU()),  # over time and joints
@@ -43,13 +43,14 @@ network = nn.Sequential(
 optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
 lam_of = torch.distributions.Beta(1.0, 1.0)
 
-for _ in range(epochs):
+for epoch in range(epochs):
+    progress = torch.tensor(epoch / epochs)  # no matter to this loss
     for first, second in torch.stack([torch.randperm(len(y)) for _ in "ab"]).split(32, dim=1):
         lam = lam_of.sample()
         cut, left = cutmix(x[first], x[second], lam, centre=torch.rand(1), dims=(2,))
         a, b = F.one_hot(y[first], 6).float(), F.one_hot(y[second], 6).float()
-        whole = balanced_softmax(network(mixup(x[first], x[second], lam)), mixup(a, b, lam), shift)
-        local = balanced_softmax(network(cut), mixup(a, b, left), shift)
+        whole = balanced_softmax(network(mixup(x[first], x[second], lam)), mixup(a, b, lam), progress)
+        local = balanced_softmax(network(cut), mixup(a, b, left), progress)
         optimizer.zero_grad()
         (whole + local).backward()
         optimizer.step()

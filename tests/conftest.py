@@ -1,13 +1,15 @@
 """A user's folder with a recipe and methods, and what is said of mistakes in it."""
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from glmc import recipe
 from glmc.errors import UserError
+from glmc.recipe import choice
 
 # So small are the networks of the tests that threads would only wait for each other; nothing has imported torch yet.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -36,19 +38,21 @@ eval: {few: "<=20"}
 
 METHOD = '''\
 from typing import Literal
-import torch  # must not be run
+
+from glmc.losses.base import Loss
+from glmc.methods.base import Method
 
 
-class Base:
-    def __init__(self, backbone, counts, *, strength: float = 2, depth: int | None = None):
-        pass
+class Base(Method):
+    def __init__(self, *parts, strength: float = 2, depth: int | None = None):
+        super().__init__(*parts)
 
 
 class Mixer(Base):
     """Says more than its base and hands on the rest."""
 
-    def __init__(self, backbone, counts, *, share: Literal["box", "drawn"] = "box", slow: bool = False, **rest):
-        super().__init__(backbone, counts, **rest)
+    def __init__(self, *parts, share: Literal["box", "drawn"] = "box", slow: bool = False, **rest):
+        super().__init__(*parts, **rest)
 
 
 class Heir(Mixer):
@@ -56,56 +60,52 @@ class Heir(Mixer):
 
 
 class Needy(Base):
-    def __init__(self, backbone, counts, *, rate: float):
-        pass
+    def __init__(self, *parts, rate: float):
+        super().__init__(*parts)
 
 
-class Vague:
-    def __init__(self, backbone, counts, *, rate=0.5):
-        pass
+class Vague(Base):
+    def __init__(self, *parts, rate=0.5):
+        super().__init__(*parts)
 
 
-class Computed:
-    def __init__(self, backbone, counts, *, rate: float = 1 / 3):
-        pass
+class Odd(Base):
+    def __init__(self, *parts, rate: bytearray = bytearray()):
+        super().__init__(*parts)
 
 
-class IllTyped:
-    def __init__(self, backbone, counts, *, rate: int = 0.5):
-        pass
+class IllTyped(Base):
+    def __init__(self, *parts, rate: int = 0.5):
+        super().__init__(*parts)
 
 
-class Odd:
-    def __init__(self, backbone, counts, *, rate: Literal[1.5] = 1.5):
-        pass
+class TwoHeads(Base):
+    def __init__(self, *parts, other: Loss | None = None):
+        super().__init__(*parts)
 
 
-class Bytes:
-    def __init__(self, backbone, counts, *, rate: str = b"x"):
-        pass
-
-
-class Plain(torch.nn.Module):
+class NoMethod:
     pass
 '''
 
 
 @pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A user's folder: a package with methods, a recipe, and both findable from the working directory."""
     package = tmp_path / "shop"
     package.mkdir()
-    (package / "__init__.py").write_text("raise RuntimeError('must not be imported')")
+    (package / "__init__.py").write_text("")
     (package / "methods.py").write_text(METHOD)
-    (package / "more.py").write_text(
-        "from . import methods as m\nfrom .methods import Needy as Base\nfrom glmc.methods.glmc import GLMC\n"
-        "class Far(m.Mixer): ...\nclass Near(Base): ...\nclass Ours(GLMC): ...\nclass Loop(Loop): ...\n"
-    )
+    (package / "more.py").write_text("import no_such_library\n")
     (package / "broken.py").write_text("class Mixer(:\n")
     (tmp_path / "cats.yaml").write_text(RIGHT)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    return tmp_path
+    yield tmp_path
+    for name in [name for name in sys.modules if name.partition(".")[0] == "shop"]:
+        del sys.modules[name]
+    choice.class_of.cache_clear()
+    choice.settings.cache_clear()
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ TINY = """
 data:   {name: digits, imbalance: 4, n_max: 36, batch_size: 32}
 views:  {train: [{crop: 1}], test: []}
 model:  {name: resnet20}
-method: {name: ce}
+method: {name: supervised}
 optim:  {name: sgd, lr: 0.05, weight_decay: 5e-4}
 train:  {epochs: 2, precision: float32, device: cpu}
 eval:   {batch_size: 250}
@@ -112,8 +112,8 @@ def test_lists_are_text_or_json(command):
 def test_the_methods_are_listed_with_their_settings(command):
     _, text, _ = command("list", "methods")
     (line,) = (line for line in text.splitlines() if line.startswith("glmc "))
-    assert "label_share=box" in line
-    assert "view_reduction=sum" in line
+    assert "contrast_weight=4.0" in line
+    assert 'view_reduction="sum"' in line
 
 
 def test_show_prints_the_complete_recipe_and_its_data(command, place):
@@ -412,7 +412,7 @@ def test_a_pipe_gets_plain_lines(place):
         assert [
             line
             for line in lines
-            if re.fullmatch(rf"epoch {epoch}/2  cross_entropy \d+\.\d+  top-1 \d+\.\d+ \(epoch {epoch}\)", line)
+            if re.fullmatch(rf"epoch {epoch}/2  loss \d+\.\d+  top-1 \d+\.\d+ \(epoch {epoch}\)", line)
         ]
     last = json.loads((place / "run/result.json").read_text())["last"]
     (row,) = (line for line in lines if "last epoch " in line)
@@ -441,7 +441,7 @@ def test_a_terminal_sees_the_progress():
     os.close(ours)
     assert child.wait() == 0
     drawn = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen.decode())
-    bar = r"epoch (\d+)/12  cross_entropy \d+\.\d+  top-1 \d+\.\d+ \(epoch \d+\) +\S+ +(\d+)/84 +(\d+:\d\d:\d\d)"
+    bar = r"epoch (\d+)/12  loss \d+\.\d+  top-1 \d+\.\d+ \(epoch \d+\) +\S+ +(\d+)/84 +(\d+:\d\d:\d\d)"
     found = re.findall(bar, drawn)
     assert found, drawn[-2000:]
     assert int(found[-1][0]) > int(found[0][0])

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import re
 import sys
 from pathlib import Path
@@ -69,21 +70,54 @@ def test_a_command_is_understood(command, monkeypatch, tmp_path):
 
 
 def own_method():
-    """The example of the page on extending."""
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extend.md").read_text(), re.S)
-    return code
+    """The classes of the page on extending: a loss, a mixture and a method."""
+    return "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extend.md").read_text(), re.S))
 
 
-def test_the_method_of_the_page_trains(tmp_path, monkeypatch):
+EXTENSIONS = {
+    "loss": ('{name: "mine:Generalized", q: 0.5}', {"loss"}),
+    "mixture": ('{name: "mine:LeftRight", sampling: 1.0}', {"loss"}),
+    "method": ('{name: "mine:MeanTeacher", weight: 0.5}', {"loss", "agreement"}),
+}
+
+
+@pytest.mark.parametrize("section", EXTENSIONS)
+def test_what_the_page_on_extending_adds_trains(section, tmp_path, monkeypatch):
     from glmc import recipe, report
     from glmc.train import run
 
+    value, terms = EXTENSIONS[section]
     (tmp_path / "mine.py").write_text(own_method())
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(report, "write", lambda run: None)
-    wanted = recipe.load("digits_lt/ce", ["method={name: mine:Focal, gamma: 1.5}", "train.max_steps=2", "expect=null"])
+    wanted = recipe.load("digits_lt/ce", [f"{section}={value}", "train.max_steps=2", "expect=null"])
     out = run.train(wanted, tmp_path / "run", command="", quiet=True, since=0.0)
-    assert '"focal"' in (out / "metrics.jsonl").read_text()
+    assert json.loads((out / "metrics.jsonl").read_text())["terms"].keys() == terms
+
+
+def test_the_recipe_of_the_page_on_extending_is_right(tmp_path, monkeypatch):
+    from glmc import recipe
+
+    (tmp_path / "mine.py").write_text(own_method())
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "extend.md").read_text(), re.S)
+    assert recipe.parse(text, name="left_right").mixture.params["alpha"] == 1.0
+
+
+def test_a_mixture_of_the_page_shares_labels_by_pixels(tmp_path, monkeypatch):
+    import torch
+
+    from glmc import Batch
+
+    place = {}
+    exec(own_method(), place)
+    mixture = place["LeftRight"](torch.tensor([3, 3]), sampling=1.0)
+    first, second = (
+        Batch((torch.full((2, 1, 4, 8), value),), torch.full((2,), int(value)), None) for value in (0.0, 1.0)
+    )
+    images, targets = mixture(first, second, {"lam": torch.tensor(0.25)})
+    assert images[0, 0, 0].tolist() == [0, 0, 1, 1, 1, 1, 1, 1]
+    assert targets[0].tolist() == [0.25, 0.75]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -91,8 +125,6 @@ def test_what_a_page_names_is_there(page):
     for path in re.findall(r"`((?:benchmarks|examples|tests|src)/[\w./-]*)`", page.read_text()):
         assert (ROOT / path).exists(), path
     if page.name == "which-method.md":
-        import json
-
         for name in ("glmc", "ce"):
             figures = json.loads((ROOT / f"benchmarks/records/2026-11-20-digits/{name}.json").read_text())["last"][
                 "top1"

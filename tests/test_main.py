@@ -6,12 +6,12 @@ import sysconfig
 from pathlib import Path
 
 OWN = """\
-from glmc.methods.cross_entropy import CrossEntropy
+from glmc.methods.supervised import Supervised
 
 
-class Louder(CrossEntropy):
-    def __init__(self, backbone, counts, *, volume: float = 1.0):
-        super().__init__(backbone, counts)
+class Louder(Supervised):
+    def __init__(self, *parts, volume: float = 1.0):
+        super().__init__(*parts)
         self.volume = volume
 
     def forward(self, step):

@@ -106,11 +106,11 @@ def test_the_losses_work_alone_on_any_features():
     counts = torch.tensor([50, 10, 2])
     logits = torch.randn(4, 3, dtype=torch.bfloat16, requires_grad=True)
     targets = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.5, 0.25, 0.25]])
-    features = torch.randn(4, 7)
+    features, progress = torch.randn(4, 7), torch.tensor(0.5)
     losses = [
-        glmc.soft_cross_entropy(logits, targets, glmc.class_weights(counts, exponent=1.0)),
-        glmc.balanced_softmax(logits, targets, glmc.log_counts(counts)),
-        glmc.softmax_bce(logits, targets.argmax(1), glmc.class_weights(counts, exponent=0.5)),
+        glmc.ClassWeighted(counts, exponent=1.0)(logits, targets, progress),
+        glmc.BalancedSoftmax(counts)(logits, targets, progress),
+        glmc.SoftmaxBCE(counts, exponent=0.5)(logits, targets.argmax(1), progress),
         glmc.negative_cosine(features, features),
     ]
     assert all(loss.dtype == torch.float32 and loss.shape == () and loss.isfinite() for loss in losses)

@@ -9,7 +9,7 @@ NAMES = recipe.names()
 GLMC = [name for name in NAMES if recipe.load(name).method.name == "glmc"]
 LONG_TAILED = {"cifar10_lt": "cifar10", "cifar100_lt": "cifar100"}
 
-# resample_weighting, label_weighting, contrast_weight and the published top-1, by imbalance
+# resample_weighting, label_weighting, contrast_weight (r, k and gamma) and the published top-1, by imbalance
 PRINTED = {
     ("cifar10", 100): (0.0, 1.2, 4, 87.75),
     ("cifar10", 50): (0.0, 1.2, 4, 90.18),
@@ -33,6 +33,11 @@ def written(name):
     return yaml.safe_load(recipe.RECIPES.joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
 
 
+def strengths(r):
+    """What the documents call resample_weighting, label_weighting and contrast_weight."""
+    return r.mixture.params["sampling"], r.loss.params["exponent"], r.method.params["contrast_weight"]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_loads_and_tells_how_to_run_it(name):
     r = recipe.load(name)
@@ -43,8 +48,9 @@ def test_every_recipe_loads_and_tells_how_to_run_it(name):
 @pytest.mark.parametrize("name", GLMC)
 def test_a_glmc_recipe_writes_every_value_that_sources_disagree_on(name):
     keys = written(name)
-    assert {"mix_alpha", "label_share", "view_reduction"} <= keys["method"].keys()
-    assert {"resample_weighting", "label_weighting", "contrast_weight"} <= keys["method"].keys()
+    assert keys["mixture"] == {"name": "none"} or {"sampling", "alpha", "label_share"} <= keys["mixture"].keys()
+    assert {"contrast_weight", "view_reduction"} <= keys["method"].keys()
+    assert keys["loss"].keys() == {"name", "exponent"} or keys["loss"] == {"name": "balanced_softmax"}
     assert "batch_norm" in keys["model"]
     assert "few" in keys["eval"]
     assert ("split" in keys["data"]) == ("imbalance" in keys["data"])  # the split says which images a tail keeps
@@ -53,7 +59,7 @@ def test_a_glmc_recipe_writes_every_value_that_sources_disagree_on(name):
 @pytest.mark.parametrize("name", [name for name in GLMC if "published" in name or "updated" in name])
 def test_published_recipes_keep_the_ways_of_the_published_code(name):
     r = recipe.load(name)
-    assert (r.method.params["label_share"], r.method.params["view_reduction"]) == ("drawn", "sum")
+    assert (r.mixture.params["label_share"], r.method.params["view_reduction"]) == ("drawn", "sum")
     assert (r.eval.few, r.model.batch_norm, r.optim.momentum) == ("<=20", "split", 0.9)
     assert r.data.imbalance is None or r.data.split == "du"
     assert r.published is not None
@@ -67,12 +73,7 @@ def test_the_long_tailed_rows_are_those_of_the_tables(family, table, folder, imb
     r = recipe.load(f"{folder}/{family}{'' if imbalance == 100 else f'_if{imbalance}'}")
     resample, label, contrast, top1 = table[LONG_TAILED[folder], imbalance]
     assert (r.data.name, r.data.imbalance, r.data.batch_size) == (LONG_TAILED[folder], imbalance, 64)
-    params = r.method.params
-    assert (params["resample_weighting"], params["label_weighting"], params["contrast_weight"]) == (
-        resample,
-        label,
-        contrast,
-    )
+    assert strengths(r) == (resample, label, contrast)
     assert r.published is not None
     assert r.published.top1 == top1
     assert (r.optim.lr, r.optim.weight_decay, r.train.epochs, r.train.schedule) == (0.01, 5e-3, 200, "cosine")
@@ -88,9 +89,8 @@ def test_the_long_tailed_rows_are_those_of_the_tables(family, table, folder, imb
 def test_the_large_rows_are_those_of_the_printed_commands(name, epochs, batch, decay, top1):
     r = recipe.load(name)
     assert (r.train.epochs, r.data.batch_size, r.optim.lr, r.optim.weight_decay) == (epochs, batch, 0.1, decay)
-    params = r.method.params
-    assert (params["resample_weighting"], params["label_weighting"], params["contrast_weight"]) == (0.2, 1.0, 10)
-    assert (params["embedding"], r.train.schedule, r.data.size) == (256, "paco_late", 256)
+    assert strengths(r) == (0.2, 1.0, 10)
+    assert (r.method.params["embedding"], r.train.schedule, r.data.size) == (256, "paco_late", 256)
     assert r.published is not None
     assert r.published.top1 == top1
 

@@ -8,76 +8,105 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from glmc.losses import (
-        balanced_softmax,
-        class_weights,
-        log_counts,
-        negative_cosine,
-        soft_cross_entropy,
-        softmax_bce,
-    )
-    from glmc.methods.balanced_softmax import BalancedSoftmax
+    from glmc.losses.base import Loss
+    from glmc.losses.class_weighted import ClassWeighted, class_weights
+    from glmc.losses.cross_entropy import CrossEntropy, soft_cross_entropy
+    from glmc.losses.logit_adjusted import BalancedSoftmax, LogitAdjusted
+    from glmc.losses.negative_cosine import negative_cosine
+    from glmc.losses.softmax_bce import SoftmaxBCE
     from glmc.methods.base import Method
-    from glmc.methods.cross_entropy import CrossEntropy
-    from glmc.methods.crt import CRT
     from glmc.methods.glmc import GLMC
     from glmc.methods.lws import LWS
     from glmc.methods.maxnorm import MaxNorm
-    from glmc.mixtures.mixing import cutmix, mixup
+    from glmc.methods.supervised import Supervised
+    from glmc.mixtures.base import Mixture
+    from glmc.mixtures.cutmix import CutMix, cutmix
+    from glmc.mixtures.mixup import MixUp, mixup
+    from glmc.mixtures.mixup_cutmix import MixUpCutMix
     from glmc.models import Backbone, build_backbone
     from glmc.posthoc import logit_adjustment, max_norm, norm_limit, tau_norm
     from glmc.step import Batch, Step
 
 __version__ = "0.1.0"
 
+_HOME = {
+    "glmc.losses.base": ("Loss",),
+    "glmc.losses.class_weighted": (
+        "ClassWeighted",
+        "class_weights",
+    ),
+    "glmc.losses.cross_entropy": (
+        "CrossEntropy",
+        "soft_cross_entropy",
+    ),
+    "glmc.losses.logit_adjusted": (
+        "BalancedSoftmax",
+        "LogitAdjusted",
+    ),
+    "glmc.losses.negative_cosine": ("negative_cosine",),
+    "glmc.losses.softmax_bce": ("SoftmaxBCE",),
+    "glmc.methods.base": ("Method",),
+    "glmc.methods.glmc": ("GLMC",),
+    "glmc.methods.lws": ("LWS",),
+    "glmc.methods.maxnorm": ("MaxNorm",),
+    "glmc.methods.supervised": ("Supervised",),
+    "glmc.mixtures.base": ("Mixture",),
+    "glmc.mixtures.cutmix": (
+        "CutMix",
+        "cutmix",
+    ),
+    "glmc.mixtures.mixup": (
+        "MixUp",
+        "mixup",
+    ),
+    "glmc.mixtures.mixup_cutmix": ("MixUpCutMix",),
+    "glmc.models": (
+        "Backbone",
+        "build_backbone",
+    ),
+    "glmc.posthoc": (
+        "logit_adjustment",
+        "max_norm",
+        "norm_limit",
+        "tau_norm",
+    ),
+    "glmc.step": (
+        "Batch",
+        "Step",
+    ),
+}
+
 __all__ = [
-    "CRT",
     "GLMC",
     "LWS",
     "Backbone",
     "BalancedSoftmax",
     "Batch",
+    "ClassWeighted",
     "CrossEntropy",
+    "CutMix",
+    "LogitAdjusted",
+    "Loss",
     "MaxNorm",
     "Method",
+    "MixUp",
+    "MixUpCutMix",
+    "Mixture",
+    "SoftmaxBCE",
     "Step",
+    "Supervised",
     "__version__",
-    "balanced_softmax",
     "build_backbone",
     "class_weights",
     "cutmix",
-    "log_counts",
     "logit_adjustment",
     "max_norm",
     "mixup",
     "negative_cosine",
     "norm_limit",
     "soft_cross_entropy",
-    "softmax_bce",
     "tau_norm",
 ]
-
-_HOME = {
-    "glmc.step": ("Batch", "Step"),
-    "glmc.losses": (
-        "balanced_softmax",
-        "class_weights",
-        "log_counts",
-        "negative_cosine",
-        "soft_cross_entropy",
-        "softmax_bce",
-    ),
-    "glmc.methods.balanced_softmax": ("BalancedSoftmax",),
-    "glmc.methods.base": ("Method",),
-    "glmc.methods.cross_entropy": ("CrossEntropy",),
-    "glmc.methods.crt": ("CRT",),
-    "glmc.methods.glmc": ("GLMC",),
-    "glmc.methods.lws": ("LWS",),
-    "glmc.methods.maxnorm": ("MaxNorm",),
-    "glmc.mixtures.mixing": ("cutmix", "mixup"),
-    "glmc.models": ("Backbone", "build_backbone"),
-    "glmc.posthoc": ("logit_adjustment", "max_norm", "norm_limit", "tau_norm"),
-}
 
 
 def __getattr__(name: str) -> Any:

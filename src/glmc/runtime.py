@@ -95,7 +95,7 @@ def _convolve(x: Tensor, weight: Tensor, stride: int) -> tuple[list[Tensor], flo
     return [y.detach(), *gradients], fastest
 
 
-def pick_way(device: torch.device, flops: float) -> Literal["graph", "compile", "eager"]:
+def pick_mode(device: torch.device, flops: float) -> Literal["graph", "compile", "eager"]:
     """How a run's steps are carried out, if its recipe does not say; `flops` are those of all its steps together.
 
     The same on every machine with such a device, as compiled steps round differently.

@@ -16,6 +16,6 @@ class Batch(NamedTuple):
 class Step(NamedTuple):
     """Everything one training step consumes. All tensors, so that nothing in a step waits for the host."""
 
-    streams: dict[str, Batch]  # "instance", and the extra streams the method asks for
-    draws: dict[str, Tensor]  # one row of each table of `Method.draws`
+    streams: dict[str, Batch]  # by the names of `Method.streams`
+    draws: dict[str, Tensor]  # one row of each table of `Method.tables`
     progress: Tensor  # float [], epoch / epochs, in [0, 1)

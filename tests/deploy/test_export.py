@@ -184,7 +184,9 @@ def test_what_lies_beside_the_network(photos, tmp_path):
     finally:
         (tmp_path / "result.json").rename(photos / "result.json")
     assert "There are none: the run was not finished" in card
-    other = recipe.load("digits_lt/ce", ["data.root=/home/me/p", "model.pretrained=~/w.pth", "parent=/runs/a"])
+    other = recipe.load(
+        "digits_lt/ce", ["data.root=/home/me/p", "model.pretrained=~/w.pth", "parent=/runs/a", "starts_from=all"]
+    )
     assert (public(other).data.root, public(other).model.pretrained, public(other).parent) == ("p", "w.pth", None)
 
 
@@ -204,14 +206,14 @@ def test_without_the_images_it_compares_on_random_pixels_and_says_so(photos, tmp
 def test_what_answers_otherwise_is_not_kept(photos, tmp_path, monkeypatch):
     """A method whose answer is more than its linear head."""
     (tmp_path / "louder.py").write_text(
-        "from glmc.methods.cross_entropy import CrossEntropy\n"
-        "class Louder(CrossEntropy):\n"
+        "from glmc.methods.supervised import Supervised\n"
+        "class Louder(Supervised):\n"
         "    def predict(self, images):\n"
         "        return 2 * super().predict(images)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     point = trained_run.find_checkpoint(photos)
-    text = point.state["recipe"].replace("name: ce", "name: louder:Louder")
+    text = point.state["recipe"].replace("name: supervised", "name: louder:Louder")
     checkpoint.save(
         tmp_path / "run" / "checkpoints", 1, {"weights": point.tensors("weights")}, {**point.state, "recipe": text}
     )

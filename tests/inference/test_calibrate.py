@@ -226,7 +226,7 @@ def test_a_method_says_what_it_answers_for(trained):
     loaded = load_trained(point, folder.recipe_of(trained))
     assert assumed_prior(point, loaded)[0] == "training"
     assert assumed_prior(point, loaded)[1].tolist() == pytest.approx([30 / 54, 18 / 54, 6 / 54])
-    loaded.method.answers_prior = "uniform"
+    loaded.method.prior = "uniform"
     assert assumed_prior(point, loaded)[1].tolist() == pytest.approx([1 / 3] * 3)
 
 

@@ -5,7 +5,10 @@ import math
 import pytest
 import torch
 
-from glmc.losses import class_weights, negative_cosine, soft_cross_entropy
+from glmc import class_weights, negative_cosine, soft_cross_entropy
+from glmc.errors import UserError
+from glmc.losses import LOSSES
+from glmc.recipe import choice
 
 torch.manual_seed(0)
 
@@ -76,9 +79,30 @@ def test_exponent_zero_weighs_all_the_same():
     assert torch.equal(class_weights(torch.tensor([5, 1, 70]), 0.0), torch.ones(3))
 
 
-def test_an_empty_class_is_named():
-    with pytest.raises(ValueError, match=r"empty classes: \[1\]"):
-        class_weights(torch.tensor([3, 0]), 1.0)
+@pytest.mark.parametrize("name", LOSSES)
+def test_equal_counts_give_cross_entropy(name):
+    """A theorem for all but softmax BCE, which is another function of the probabilities."""
+    if name == "softmax_bce":
+        return
+    logits, labels = torch.randn(6, 4, dtype=torch.float64), torch.randint(4, (6,))
+    loss = choice.build("loss", {"name": name}, torch.full((4,), 9))
+    plain = torch.nn.functional.cross_entropy(logits, labels).item()
+    assert loss(logits, labels, torch.tensor(0.5)).item() == pytest.approx(plain, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_labels_and_their_one_hot_rows_give_the_same(name):
+    logits, labels = torch.randn(6, 4, dtype=torch.float64), torch.randint(4, (6,))
+    loss = choice.build("loss", {"name": name}, torch.tensor([40, 20, 6, 2]))
+    rows = torch.eye(4, dtype=torch.float64)[labels]
+    at = torch.tensor(0.5)
+    assert loss(logits, labels, at).item() == pytest.approx(loss(logits, rows, at).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_an_empty_class_is_named(name):
+    with pytest.raises(UserError, match=rf"loss.name={name}: every class .* empty classes: \[1\]"):
+        choice.build("loss", {"name": name}, torch.tensor([3, 0]))
 
 
 def test_negative_cosine_is_the_formula_and_the_target_has_no_gradient():

@@ -4,25 +4,28 @@ import numpy as np
 import pytest
 import torch
 
-from glmc.methods import METHODS
 from glmc.methods.base import Method
 from glmc.models import Backbone
 from glmc.models.cifar_resnet import CifarResNet
 from glmc.random import Draws
+from glmc.recipe import choice
 from glmc.step import Batch, Step
 
 COUNTS = torch.tensor([40, 10, 3])
+USUAL = {"glmc": ({"name": "class_weighted", "exponent": 1.2}, {"name": "mixup_cutmix"})}  # loss and mixture
 
 
-def build(name: str, dtype=torch.float32, batch_norm="split", **settings) -> Method:
-    """A method over three classes on a network of depth 8 and width 4."""
-    import importlib
-
+def build(name: str, dtype=torch.float32, batch_norm="split", loss=None, mixture=None, **settings) -> Method:
+    """A method over three classes on a network of depth 8 and width 4; loss and mixture by name, or with settings."""
     torch.manual_seed(0)
-    module, _, cls = METHODS[name].partition(":")
-    net = CifarResNet(8, width=4)
-    method = getattr(importlib.import_module(module), cls)(Backbone(net, 16, batch_norm), COUNTS, **settings)
-    return method.to(dtype)
+    usual = USUAL.get(name, ({"name": "cross_entropy"}, {"name": "none"}))
+    loss, mixture = (
+        default if given is None else {"name": given} if isinstance(given, str) else given
+        for given, default in zip((loss, mixture), usual, strict=True)
+    )
+    parts = Backbone(CifarResNet(8, width=4), 16, batch_norm), COUNTS
+    factors = choice.build("loss", loss, COUNTS), choice.build("mixture", mixture, COUNTS)
+    return choice.build("method", {"name": name, **settings}, COUNTS, (*parts, *factors)).to(dtype)
 
 
 def random_step(method: Method, progress=0.5, batch=6, seed=0, dtype=torch.float32) -> Step:
@@ -38,10 +41,11 @@ def random_step(method: Method, progress=0.5, batch=6, seed=0, dtype=torch.float
             labels=torch.randint(3, (batch,), generator=generator),
             rows=torch.arange(batch),
         )
-        for name in ("instance", *method.streams)
+        for name in method.streams
     }
-    tables = method.draws(Draws(seed, "step"), 1)
-    draws = {name: torch.as_tensor(np.asarray(table[0]), dtype=dtype) for name, table in tables.items()}
+    tables = method.tables(Draws(seed, "step"), epoch=1, epochs=2, steps=1, batch=batch)
+    draws = {name: torch.as_tensor(np.asarray(table[0])) for name, table in tables.items()}
+    draws = {name: table.to(dtype) if table.is_floating_point() else table for name, table in draws.items()}
     return Step(streams, draws, torch.tensor(progress, dtype=dtype))
 
 

@@ -1,22 +1,10 @@
 """What holds for every method."""
 
-import inspect
-
 import pytest
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from glmc.methods import METHODS
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_one_step_reaches_every_parameter(name, make):
-    build, step = make
-    method = build(name)
-    terms = method(step(method))
-    sum(terms.values()).backward()
-    assert all(term.ndim == 0 and term.isfinite() for term in terms.values())
-    unreached = [n for n, p in method.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
-    assert not unreached, f"{name}: no gradient for {unreached}"
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -34,13 +22,6 @@ def test_predictions_are_logits_and_do_not_depend_on_the_batch(name, make):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_same_step_gives_the_same_terms(name, make):
-    build, step = make
-    first, again = ({k: v.item() for k, v in build(name)(step(build(name))).items()} for _ in range(2))
-    assert first == again
-
-
-@pytest.mark.parametrize("name", METHODS)
 def test_all_state_is_in_the_state_dict(name, make):
     build, step = make
     trained, fresh = build(name), build(name)
@@ -52,8 +33,25 @@ def test_all_state_is_in_the_state_dict(name, make):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_settings_are_keyword_only_with_defaults(name, make):
-    build, _ = make
-    for parameter in list(inspect.signature(type(build(name)).__init__).parameters.values())[3:]:
-        assert parameter.kind is parameter.KEYWORD_ONLY
-        assert parameter.default is not parameter.empty
+def test_the_head_gives_the_logits_and_asking_for_it_changes_nothing(name, make):
+    build, step = make
+    method = build(name)
+    method(step(method))
+    method.eval()
+    before = {key: value.clone() for key, value in method.state_dict().items()}
+    images = torch.randn(2, 3, 8, 8)
+    assert torch.allclose(method.head()(method.backbone(images)), method.predict(images), atol=1e-6)
+    assert all(torch.equal(value, before[key]) for key, value in method.state_dict().items())
+
+
+@pytest.mark.parametrize("mixture", ["none", "mixup", "cutmix", "mixup_cutmix"])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_step_reads_nothing_back(name, mixture, make):
+    """No value of a tensor may reach the host: a fake tensor has none to give, and says so."""
+    build, random_step = make
+    method = build(name, mixture=mixture)
+    step = random_step(method)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        loss = sum(method(step).values())
+        with pytest.raises(DataDependentOutputException):
+            loss.item()

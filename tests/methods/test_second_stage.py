@@ -3,7 +3,20 @@
 import pytest
 import torch
 
-STAGES = ["maxnorm", "crt", "lws", "balanced_softmax"]
+STAGES = {  # method, its factors, what it starts from
+    "maxnorm": ("maxnorm", {"loss": "softmax_bce"}, "all"),
+    "crt": ("supervised", {"sampling": 1.0}, "backbone"),
+    "lws": ("lws", {}, "all"),
+    "balanced_softmax": ("supervised", {"loss": "balanced_softmax"}, "all"),
+}
+
+
+def begin(stage, first, build, statistics="frozen", **settings):
+    name, factors, what = STAGES[stage]
+    method = build(name, **factors, **settings)
+    method.freeze_backbone(statistics)
+    method.adopt(first, what)
+    return method
 
 
 def two_steps(method, random_step, learning_rate=0.1):
@@ -28,8 +41,7 @@ def first(make):
 @pytest.mark.parametrize("name", STAGES)
 def test_it_starts_where_stage_one_ended_and_leaves_the_backbone_alone(name, first, make):
     build, random_step = make
-    method = build(name)
-    method.adopt(first)
+    method = begin(name, first, build)
     images = torch.randn(4, 3, 8, 8)
     same = torch.equal(method.eval().predict(images), first.eval().predict(images))
     assert same == (name != "crt")  # cRT alone forgets the classifier
@@ -42,8 +54,7 @@ def test_it_starts_where_stage_one_ended_and_leaves_the_backbone_alone(name, fir
 
 def test_drifting_batch_norm_follows_the_batches_but_no_weight_moves(first, make):
     build, random_step = make
-    method = build("maxnorm", statistics="drifting")
-    method.adopt(first)
+    method = begin("maxnorm", first, build, statistics="drifting")
     before = {key: value.clone() for key, value in method.backbone.state_dict().items()}
     two_steps(method, random_step)
     moved = {key for key, value in method.backbone.state_dict().items() if not torch.equal(value, before[key])}
@@ -56,22 +67,22 @@ def test_max_norm_fixes_its_bound_at_stage_one_and_holds_it(first, make):
     with torch.no_grad():
         first.rebalanced.weight.mul_(torch.tensor([[3.0], [1.0], [0.5]]))
     norms = first.rebalanced.weight.norm(dim=1)
-    method = build("maxnorm", threshold=0.1)
-    method.adopt(first)
+    method = begin("maxnorm", first, build, threshold=0.1)
     assert method.limit.item() == pytest.approx((norms.min() + 0.1 * (norms.max() - norms.min())).item())
     two_steps(method, random_step)
     assert (method.classifier.weight.norm(dim=1) <= method.limit * (1 + 1e-6)).all()
 
 
-def test_crt_and_lws_draw_classes_evenly(make):
+def test_what_cannot_be_taken_over_is_said(first, make):
     build, _ = make
-    assert build("crt").streams == build("lws").streams == {"balanced": 1.0}
+    with pytest.raises(ValueError, match="GLMC cannot start from a classifier: set starts_from=backbone"):
+        build("glmc").adopt(first, "all")
+    build("glmc").adopt(first, "backbone")
 
 
 def test_lws_scales_the_biased_output(first, make):
     build, _ = make
-    method = build("lws")
-    method.adopt(first)
+    method = begin("lws", first, build)
     with torch.no_grad():
         method.scale.copy_(torch.tensor([1.0, 2.0, 0.5]))
     images = torch.randn(2, 3, 8, 8)

@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 import torch
 
-from glmc.mixtures.mixing import cutmix, mixup
+from glmc import cutmix, mixup
 
 A, B = torch.randn(2, 3, 32, 32, dtype=torch.float64), torch.randn(2, 3, 32, 32, dtype=torch.float64)
 

@@ -88,5 +88,5 @@ def test_nothing_is_overwritten_and_other_methods_are_refused(trained, tmp_path)
     with pytest.raises(UserError, match="it answers with the conventional classifier"):
         exchange.export(run.train(plain, tmp_path / "plain", **QUIET), None)
     other = run.train(recipe.load("digits_lt/ce", ["train.max_steps=2"]), tmp_path / "ce", **QUIET)
-    with pytest.raises(UserError, match="holds GLMC only, and this is a run of ce"):
+    with pytest.raises(UserError, match="holds GLMC only, and this is a run of supervised"):
         exchange.export(other, None)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from glmc import ClassWeighted, MixUpCutMix
 from glmc.errors import UserError
 from glmc.methods.glmc import GLMC
 from glmc.models import build_backbone
@@ -139,8 +140,14 @@ def answer(backbone, tensors, x, classes):
     return FAMILIES[backbone](Network(tensors), x, classes)[1]
 
 
+def of_glmc(backbone, counts, **settings):
+    return GLMC(backbone, counts, ClassWeighted(counts), MixUpCutMix(counts), **settings)
+
+
 def glmc(found: Published):
-    method = GLMC(build_backbone(found.backbone), torch.ones(found.classes), embedding=found.embedding)
+    method = of_glmc(
+        build_backbone(found.backbone), torch.ones(found.classes, dtype=torch.int64), embedding=found.embedding
+    )
     method.load_state_dict(method.state_dict() | found.weights)
     return method.eval()
 
@@ -194,7 +201,7 @@ def test_a_published_network_answers_here_as_it_did_there(file, backbone, classe
 @torch.inference_mode()
 def test_a_method_of_ours_answers_there_as_it_does_here(file, backbone):
     torch.manual_seed(0)
-    method = GLMC(build_backbone(backbone), torch.tensor([9, 5, 2]))
+    method = of_glmc(build_backbone(backbone), torch.tensor([9, 5, 2]))
     method.train().backbone(images(16), groups=2)  # moves the running averages and their counts
     method = method.to(memory_format=torch.channels_last).eval()
     write(file, method.state_dict(), backbone, epoch=1, best_acc1=50)
@@ -223,8 +230,8 @@ def test_all_heads_find_their_places(file):
 @pytest.mark.parametrize(("backbone", "embedding"), [("resnet32", 128), ("resnet20_w64", 128), ("resnet18_small", 256)])
 def test_glmc_takes_the_published_embedding_unless_told(backbone, embedding):
     encoder, counts = build_backbone(backbone), torch.tensor([3, 2])
-    assert GLMC(encoder, counts).predictor.weight.shape == (embedding, embedding)
-    assert GLMC(encoder, counts, embedding=7).projector.weight.shape == (7, encoder.out_dim)
+    assert of_glmc(encoder, counts).predictor.weight.shape == (embedding, embedding)
+    assert of_glmc(encoder, counts, embedding=7).projector.weight.shape == (7, encoder.out_dim)
 
 
 def test_other_networks_of_torchvisions_layout_are_known_by_their_shapes(file):
@@ -352,7 +359,7 @@ def test_a_number_that_is_none_is_refused(file, key, value):
 
 
 def test_only_glmc_on_the_published_networks_is_written(file):
-    method = GLMC(build_backbone("resnet20"), torch.tensor([3, 2]))
+    method = of_glmc(build_backbone("resnet20"), torch.tensor([3, 2]))
     state = method.state_dict()
     with pytest.raises(UserError, match=r"no place for the network convnext_atto"):
         write(file, state, "convnext_atto.d2_in1k", epoch=1, best_acc1=0)
@@ -365,6 +372,6 @@ def test_only_glmc_on_the_published_networks_is_written(file):
 
 
 def test_a_folder_that_is_not_there_is_said(tmp_path):
-    state = GLMC(build_backbone("resnet20"), torch.tensor([3, 2])).state_dict()
+    state = of_glmc(build_backbone("resnet20"), torch.tensor([3, 2])).state_dict()
     with pytest.raises(UserError, match="could not be written"):
         write(tmp_path / "absent" / "ckpt.pth.tar", state, "resnet20", epoch=1, best_acc1=0)

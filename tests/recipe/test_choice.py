@@ -1,27 +1,18 @@
-"""Constructors' keywords, read without running the file."""
+"""Method, loss and mixture of a recipe: what a class may be told, and what is said of one that cannot be."""
 
 import inspect
+import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
+from glmc import recipe
 from glmc.errors import UserError
-from glmc.methods import METHODS
-from glmc.recipe.choice import method_parameters
+from glmc.recipe.choice import TABLES, check_name, settings
 
 pytestmark = pytest.mark.usefixtures("shop")
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_parameters_read_from_the_source_are_the_constructor_s(name: str):
-    module, _, cls = METHODS[name].partition(":")
-    signature = inspect.signature(getattr(import_module(module), cls), eval_str=True)
-    wanted = {p.name: (p.annotation, p.default) for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
-    assert method_parameters(name) == wanted
-
 
 MIXER = {"strength": (float, 2), "depth": (int | None, None)}
 MIXER |= {"share": (Literal["box", "drawn"], "box"), "slow": (bool, False)}
@@ -32,18 +23,16 @@ MIXER |= {"share": (Literal["box", "drawn"], "box"), "slow": (bool, False)}
     [
         ("shop.methods:Mixer", MIXER),  # its own and, through **rest, its base's
         ("shop.methods:Heir", MIXER),  # no constructor of its own
-        ("shop.more:Far", MIXER),  # base in another file, by the module's name
-        ("shop.more:Near", {"rate": (float, inspect.Parameter.empty)}),  # base under another name
-        ("shop.methods:Plain", {}),  # base is torch's
-        ("shop.more:Loop", {}),
+        ("shop.methods:Needy", {"rate": (float, inspect.Parameter.empty)}),
     ],
 )
-def test_parameters_come_from_the_bases_too(name: str, wanted: dict[str, object]):
-    assert method_parameters(name) == wanted
+def test_settings_come_from_the_bases_too(name: str, wanted: dict[str, object]):
+    assert settings("method", name) == wanted
 
 
-def test_a_class_may_stand_on_one_of_ours():
-    assert method_parameters("shop.more:Ours") == method_parameters("glmc")
+@pytest.mark.parametrize(("section", "name"), [(section, name) for section in TABLES for name in TABLES[section]])
+def test_every_class_of_ours_can_be_set_and_has_defaults(section: str, name: str):
+    assert all(default is not inspect.Parameter.empty for _, default in settings(section, name).values())
 
 
 @pytest.mark.parametrize(
@@ -51,27 +40,50 @@ def test_a_class_may_stand_on_one_of_ours():
     [
         (
             "shop.methods:Vague",
-            "the method 'shop.methods:Vague' cannot be set by a recipe: its argument rate needs an ",
+            "the method 'shop.methods:Vague' cannot be set by a recipe: its argument rate has no type",
         ),
-        (
-            "shop.methods:Computed",
-            "the method 'shop.methods:Computed' cannot be set by a recipe: its argument rate needs ",
-        ),
-        ("shop.methods:Odd", "the method 'shop.methods:Odd' cannot be set by a recipe: its argument rate needs "),
-        ("shop.methods:Bytes", "the method 'shop.methods:Bytes' cannot be set by a recipe: its argument rate needs "),
-        ("shop.methods:Nobody", "the method 'shop.methods:Nobody' is not there: {0}/shop/methods.py has Base, Mixer, "),
-        ("shop.broken:Mixer", "the method 'shop.broken:Mixer' cannot be read: {0}/shop/broken.py: invalid syntax"),
-        ("math:Mixer", "the method 'math:Mixer' is not there: Python finds no "),
-        ("__main__:Mixer", "the method '__main__:Mixer' is not there: "),
+        ("shop.methods:Odd", "the method 'shop.methods:Odd' cannot be set by a recipe: its argument rate is a "),
+        ("shop.methods:Nobody", "the method 'shop.methods:Nobody' is not there: shop.methods has no subclass of "),
+        ("shop.methods:NoMethod", "the method 'shop.methods:NoMethod' is not there: shop.methods has no subclass of "),
+        ("shop.broken:Mixer", "the method 'shop.broken:Mixer' cannot be imported: SyntaxError: "),
+        ("shop.more:Mixer", "the method 'shop.more:Mixer' cannot be imported: it needs no_such_library"),
+        ("shop.nowhere:Mixer", "the method 'shop.nowhere:Mixer' is not there: Python finds no module shop.nowhere; "),
         (":Mixer", "the method ':Mixer' is not written "),
     ],
 )
-def test_a_class_that_cannot_be_read_is_told(name: str, sentence: str, shop: Path):
+def test_a_class_that_cannot_be_had_is_told(name: str, sentence: str):
     with pytest.raises(UserError) as caught:
-        method_parameters(name)
-    assert str(caught.value).startswith(sentence.format(shop))
+        settings("method", name)
+    assert str(caught.value).startswith(sentence)
 
 
-def test_reading_a_method_runs_none_of_it():
-    method_parameters("shop.more:Far")
-    assert "shop" not in sys.modules
+def test_a_loss_within_a_method_is_a_section_of_its_own(complaint):
+    r = recipe.load("cats.yaml", ['method={name: "shop.methods:TwoHeads", other: {name: logit_adjusted}}'])
+    assert r.method.params["other"] == {"name": "logit_adjusted", "tau": 1.0}
+    assert r.override("method.other.tau=0.5").method.params["other"]["tau"] == 0.5
+    for value, sentence in {
+        "{name: logit_adjusted, taw: 1}": "unknown key method.other.taw; did you mean method.other.tau?",
+        "{name: logit_adjust}": "there is no loss 'logit_adjust'; did you mean logit_adjusted?",
+        "3": "method.other must be a group of keys, e.g. {name: cross_entropy}",
+    }.items():
+        assert sentence in complaint("cats.yaml", f'method={{name: "shop.methods:TwoHeads", other: {value}}}')
+
+
+def test_loss_and_mixture_are_checked_like_the_method(complaint):
+    assert "did you mean loss.tau?" in complaint("cats.yaml", "loss={name: logit_adjusted, taw: 1}")
+    assert "there is no mixture 'mixupp'; did you mean mixup?" in complaint("cats.yaml", "mixture.name=mixupp")
+    assert 'mixture.alpha must be a number, not "much"' in complaint("cats.yaml", "mixture={name: mixup, alpha: much}")
+
+
+def test_names_and_keys_are_checked_before_torch_is_loaded(shop: Path):
+    code = (
+        "import sys; from glmc import recipe; from glmc.errors import UserError\n"
+        "for words in (['train.sede=3'], ['loss.name=no'], ['optim.lr=x']):\n"
+        "    try: recipe.load('digits_lt/glmc', words)\n"
+        "    except UserError: pass\n"
+        "recipe.describe(); recipe.headline('digits_lt/ce')\n"
+        "print([m for m in sys.modules if m.partition('.')[0] in ('torch', 'numpy')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+    check_name("method", "somewhere.else:Method")  # is looked for only when everything else is right

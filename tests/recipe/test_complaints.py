@@ -11,9 +11,10 @@ OVERRIDES = {
     "train.sede=3": "unknown key train.sede; did you mean train.seed?",
     "seed=3": "unknown key seed; did you mean train.seed?",
     "trian.epochs=3": "unknown key trian; did you mean train?",
-    "optim.zzz=3": "unknown key optim.zzz; optim has name, lr, backbone_lr, momentum, nesterov, weight_decay, clip",
-    "zzz=3": "unknown key zzz; a recipe has name, parent, published, expect, data, views, model, method, optim, "
-    "train, eval",
+    "optim.zzz=3": "unknown key optim.zzz; optim has name, lr, backbone_lr, momentum, nesterov, weight_decay, clip, "
+    "sharpness",
+    "zzz=3": "unknown key zzz; a recipe has name, parent, starts_from, published, expect, data, views, model, method, "
+    "loss, mixture, optim, train, eval",
     "train.epochs=2e2": "train.epochs must be a whole number, not 200.0 (passes over the training images)",
     "train.epochs=true": "train.epochs must be a whole number, not true (passes over the training images)",
     "train.epochs=1_000": 'train.epochs must be a whole number, not "1_000" (passes over the training images)',
@@ -37,9 +38,10 @@ OVERRIDES = {
     "method.depth=1.5": "method.depth must be a whole number, not 1.5",
     "method=ce": 'method must be a group of keys, not "ce"',
     "optim=null": "optim must be a group of keys, not null",
-    "method.name=3": 'method.name must be text, not 3, which in quotes would be text (method: of `glmc list methods`, '
+    "method.name=3": "method.name must be text, not 3, which in quotes would be text (of `glmc list methods`, losses "
+    'or mixtures, or a class as "package.module:Class")',
+    "method={}": "method.name is missing (of `glmc list methods`, losses or mixtures, "
     'or a class as "package.module:Class")',
-    "method={}": 'method.name is missing (method: of `glmc list methods`, or a class as "package.module:Class")',
     "train={epochs: 1, schedule: step, milestones: [0.5, 1]}": "train.milestones[1] must be below 1, not 1 "
     "(where a step schedule steps, ascending fractions of the epochs, in (0, 1))",
     "views.train=flip": 'views.train must be a list, not "flip" (augmentations by name, each a list of flip, '
@@ -58,19 +60,22 @@ def test_a_wrong_key_or_value_is_told_in_a_sentence(override: str, sentence: str
 
 def test_all_mistakes_are_told_together_in_reading_order(complaint: Complaint, shop: Path):
     text = (shop / "cats.yaml").read_text()
-    (shop / "cats.yaml").write_text(
-        text.replace("lr: 1e-1", "lr: fast")
-        .replace("name: resnet32}", "nam: x}")
-        .replace("strength: 3", "strength: no")
-    )
+    (shop / "cats.yaml").write_text(text.replace("lr: 1e-1", "lr: fast").replace("name: resnet32}", "nam: x}"))
     assert complaint("cats.yaml", "train.epochs=0", "foo").splitlines() == [
-        "cats.yaml has 6 mistakes:",
+        "cats.yaml has 5 mistakes:",
         "  cats.yaml:11: model.name is missing (backbone: of `glmc list backbones`, or any of timm's)",
         "  cats.yaml:11: unknown key model.nam; did you mean model.name?",
-        '  cats.yaml:12: method.strength must be a number, not "no"',
         '  cats.yaml:15: optim.lr must be a number, not "fast" (peak learning rate, above 0)',
         "  override train.epochs=0: train.epochs must be at least 1, not 0 (passes over the training images)",
         "  override foo: an override is written key=value, e.g. train.seed=3",
+    ]
+
+
+def test_settings_are_told_together_once_everything_else_is_right(complaint: Complaint):
+    assert complaint("cats.yaml", "method.strength=no", "loss.smooth=1").splitlines() == [
+        "cats.yaml has 2 mistakes:",
+        '  override method.strength=no: method.strength must be a number, not "no"',
+        "  override loss.smooth=1: unknown key loss.smooth; did you mean loss.smoothing?",
     ]
 
 

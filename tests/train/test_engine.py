@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from glmc import ClassWeighted, CrossEntropy, Mixture, MixUpCutMix
 from glmc.batches.augment import View
 from glmc.batches.resident import ResidentLoader
 from glmc.errors import NonFiniteLoss
-from glmc.methods.cross_entropy import CrossEntropy
 from glmc.methods.glmc import GLMC
+from glmc.methods.supervised import Supervised
 from glmc.models import Backbone
 from glmc.models.cifar_resnet import CifarResNet
 from glmc.runs.trained import answering, evaluate
@@ -19,17 +20,22 @@ from glmc.train.engine import Meter, State, fit, refuse_non_finite, training_ste
 
 CPU = torch.device("cpu")
 COUNTS = torch.tensor([30, 12, 4])
+FACTORS = CrossEntropy(COUNTS), Mixture(COUNTS)
 LABELS = np.repeat(np.arange(3), COUNTS.numpy())
 IMAGES = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (46, 8, 8, 3)).astype(np.uint8)
 
 
 def parts(kind, seed=0, device=CPU):
     torch.manual_seed(seed)
-    method = kind(Backbone(CifarResNet(8, width=4), 16, "split"), COUNTS).to(device)
+    backbone = Backbone(CifarResNet(8, width=4), 16, "split")
+    factors = (ClassWeighted(COUNTS, exponent=1.2), MixUpCutMix(COUNTS)) if kind is GLMC else FACTORS
+    method = kind(backbone, COUNTS, *factors).to(device)
     views = [View([{"crop": 1}, "flip"], (0.5,) * 3, (0.25,) * 3, device)] * len(method.views)
     loader = ResidentLoader(IMAGES, LABELS, views, method.streams, batch_size=12, seed=seed, device=device)
     lr = torch.tensor(0.05, device=device)
-    optimizer = torch.optim.SGD([{"params": method.parameters(), "peak": 0.05}], lr=lr, momentum=0.9, fused=True)
+    optimizer = torch.optim.SGD(
+        [{"name": "all", "params": method.parameters(), "peak": 0.05}], lr=lr, momentum=0.9, fused=True
+    )
     return method, loader, optimizer
 
 
@@ -49,7 +55,7 @@ def run(kind, epochs=5, **options):
     return method, state, losses
 
 
-@pytest.mark.parametrize("kind", [CrossEntropy, GLMC])
+@pytest.mark.parametrize("kind", [Supervised, GLMC])
 def test_the_first_twenty_losses_are_the_recorded_ones(kind):
     """Golden values, of this code on a CPU in float32; a change of any of them is a change of the method."""
     golden = json.loads((Path(__file__).parent.parent / "golden" / "losses.json").read_text())[kind.__name__]
@@ -61,7 +67,7 @@ def test_the_first_twenty_losses_are_the_recorded_ones(kind):
 
 
 def test_state_is_up_to_date_after_every_step():
-    method, loader, optimizer = parts(CrossEntropy)
+    method, loader, optimizer = parts(Supervised)
     state, seen = State(), []
     for over, _ in fitting(method, loader, optimizer, state, epochs=2, factors=[1.0, 0.1]):
         seen.append((over, state.epoch, state.step, state.steps))
@@ -73,7 +79,7 @@ def test_state_is_up_to_date_after_every_step():
 
 
 def test_a_run_ends_after_max_steps_in_the_middle_of_an_epoch():
-    _, state, losses = run(CrossEntropy, max_steps=6)
+    _, state, losses = run(Supervised, max_steps=6)
     assert (len(losses), state.steps, state.epoch, state.step) == (6, 6, 2, 0)
 
 
@@ -93,7 +99,7 @@ def test_going_on_in_the_middle_of_an_epoch_changes_nothing():
 
 
 def test_clipping_bounds_the_gradient():
-    method, loader, optimizer = parts(CrossEntropy)
+    method, loader, optimizer = parts(Supervised)
     for _ in fitting(method, loader, optimizer, State(), epochs=1, factors=[0.0], clip=1e-3):
         norm = torch.stack([p.grad.norm() for p in method.parameters()]).norm()
         assert norm <= 1.001e-3
@@ -113,7 +119,7 @@ def test_a_non_finite_term_is_named_with_its_epoch(value):
 
 
 def test_evaluation_counts_every_image_whatever_the_batch():
-    method, _, _ = parts(CrossEntropy)
+    method, _, _ = parts(Supervised)
     images, labels = torch.from_numpy(IMAGES), torch.from_numpy(LABELS)
     view = View([], (0.5,) * 3, (0.25,) * 3, CPU)
     method.train()
@@ -130,7 +136,7 @@ def test_evaluation_counts_every_image_whatever_the_batch():
 
 
 def test_flip_tta_averages_probabilities():
-    method, _, _ = parts(CrossEntropy)
+    method, _, _ = parts(Supervised)
     images, labels = torch.from_numpy(IMAGES), torch.from_numpy(LABELS)
     view = View([], (0.5,) * 3, (0.25,) * 3, CPU)
     answer = answering(method, view, precision="float32", flip=True)

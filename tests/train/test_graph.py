@@ -1,4 +1,4 @@
-"""Ways to carry out a step: the same numbers, whatever the way; and what is left when one does not work."""
+"""Modes of execution: the same numbers in each, and what is left when one does not work."""
 
 import copy
 import json
@@ -8,10 +8,10 @@ import torch
 from test_engine import parts
 from torch import nn
 
-from glmc.methods.cross_entropy import CrossEntropy
 from glmc.methods.glmc import GLMC
+from glmc.methods.supervised import Supervised
 from glmc.train.engine import Inputs, state_of, training_step
-from glmc.train.execution import Graphed, Ladder, copied, leaves, restore
+from glmc.train.execution import Fallback, Graphed, copied, leaves, restore
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -24,9 +24,9 @@ def inputs_of(method, loader, epoch=0):
         yield Inputs(part, {name: table.to(loader.device) for name, table in draws.items()}, progress.to(loader.device))
 
 
-def losses_of(way, method, loader, optimizer, ways=None):
-    step = ways or Ladder(
-        way,
+def losses_of(mode, method, loader, optimizer, step=None):
+    step = step or Fallback(
+        mode,
         {
             "graph": lambda: Graphed(
                 training_step(method, loader, optimizer, precision="float32"),
@@ -69,7 +69,7 @@ def test_what_a_warm_up_did_is_undone_and_what_it_created_is_zero():
     assert all(not slot["momentum_buffer"].any() for slot in optimizer.state.values())
 
 
-@pytest.mark.parametrize("kind", [CrossEntropy, GLMC])
+@pytest.mark.parametrize("kind", [Supervised, GLMC])
 def test_zero_momentum_and_none_are_the_same_beginning(kind):
     """A graph is recorded with momentum buffers in place, where a plain run begins without any."""
     plain, _ = losses_of("eager", *parts(kind))
@@ -78,26 +78,26 @@ def test_zero_momentum_and_none_are_the_same_beginning(kind):
     before = [(tensor, tensor.clone()) for tensor in state_of(method, optimizer, None)]
     step(next(inputs_of(method, loader)))
     restore(before, state_of(method, optimizer, None))
-    assert losses_of("eager", method, loader, optimizer, ways=step)[0] == plain
+    assert losses_of("eager", method, loader, optimizer, step=step)[0] == plain
 
 
 def test_compiled_steps_are_the_same_to_within_rounding():
     eager, _ = losses_of("eager", *parts(GLMC))
     compiled, step = losses_of("compile", *parts(GLMC))
-    assert step.way == "compile"
+    assert step.mode == "compile"
     for ours, theirs in zip(compiled, eager, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
 
 
-def test_a_way_that_fails_at_its_first_call_is_left_and_said():
+def test_a_mode_that_fails_at_its_first_call_is_left_and_said():
     said = []
 
     def fails(_):
         raise RuntimeError("operation not permitted\nwhen stream is capturing")
 
-    ladder = Ladder("graph", {"graph": lambda: fails, "compile": lambda: fails, "eager": lambda: sum}, said.append)
-    assert ladder([1, 2]) == 3
-    assert ladder.way == "eager"
+    function = Fallback("graph", {"graph": lambda: fails, "compile": lambda: fails, "eager": lambda: sum}, said.append)
+    assert function([1, 2]) == 3
+    assert function.mode == "eager"
     assert said == [
         "train.step=graph does not work here (operation not permitted): going on with compile",
         "train.step=compile does not work here (operation not permitted): going on with eager",
@@ -116,7 +116,7 @@ def test_a_graph_without_a_gpu_is_said_and_the_run_goes_on(tmp_path, monkeypatch
     assert result["step"] == {"asked": "graph", "eager": 2}
 
 
-def test_a_way_that_has_worked_is_not_left_in_silence():
+def test_a_mode_that_has_worked_is_not_left_in_silence():
     calls = []
 
     def fails_later(_):
@@ -124,14 +124,14 @@ def test_a_way_that_has_worked_is_not_left_in_silence():
         if len(calls) > 1:
             raise RuntimeError("out of memory")
 
-    ladder = Ladder("compile", {"compile": lambda: fails_later, "eager": lambda: sum}, pytest.fail)
-    ladder([])
+    function = Fallback("compile", {"compile": lambda: fails_later, "eager": lambda: sum}, pytest.fail)
+    function([])
     with pytest.raises(RuntimeError, match="out of memory"):
-        ladder([])
+        function([])
 
 
 @needs_gpu
-@pytest.mark.parametrize("kind", [CrossEntropy, GLMC])
+@pytest.mark.parametrize("kind", [Supervised, GLMC])
 def test_a_graph_is_the_eager_step_bit_by_bit(kind):
     def on_gpu():
         method, loader, optimizer = parts(kind, device=torch.device("cuda"))
@@ -142,7 +142,7 @@ def test_a_graph_is_the_eager_step_bit_by_bit(kind):
     twin = copy.deepcopy(method)
     method, loader, optimizer = on_gpu()
     replayed, step = losses_of("graph", method, loader, optimizer)
-    assert step.way == "graph"
+    assert step.mode == "graph"
     assert replayed == eager
     for ours, theirs in zip(method.state_dict().values(), twin.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)

@@ -34,10 +34,10 @@ eval:   {batch_size: 250}
 OWN_METHODS = '''
 import torch
 from torch.nn import functional as F
-from glmc.methods.cross_entropy import CrossEntropy
+from glmc.methods.supervised import Supervised
 
 
-class Dropping(CrossEntropy):
+class Dropping(Supervised):
     """Cross entropy with dropout on the features."""
 
     def forward(self, step):
@@ -46,7 +46,7 @@ class Dropping(CrossEntropy):
         return {"dropped": F.cross_entropy(self.classifier(features), batch.labels)}
 
 
-class Bursting(CrossEntropy):
+class Bursting(Supervised):
     """Its second term is finite in the first half of a run only."""
 
     def forward(self, step):

@@ -19,7 +19,7 @@ QUIET = {"command": "glmc", "quiet": True, "since": time.perf_counter()}
     [
         ("1,2", ["1", "2"]),
         ("0.5", ["0.5"]),
-        ("{name: ce},{name: glmc, mix_alpha: 1}", ["{name: ce}", "{name: glmc, mix_alpha: 1}"]),
+        ("{name: none},{name: mixup, alpha: 1}", ["{name: none}", "{name: mixup, alpha: 1}"]),
         ("[1, 2],[3]", ["[1, 2]", "[3]"]),
         ("'<20','<=20'", ["'<20'", "'<=20'"]),
         ('"a,b",c', ['"a,b"', "c"]),

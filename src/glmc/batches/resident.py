@@ -36,7 +36,7 @@ class Loader:
         labels: int64 [N].
         sizes: side of all images in pixels, or height and width of each: int [N, 2].
         views: one augmentation for each view of a batch.
-        streams: extra streams beside "instance": name -> r, drawn with P(class c) ~ n_c ** (1 - r).
+        streams: by name: r, drawn with P(class c) ~ n_c ** (1 - r); or none, every image once an epoch.
         batch_size: images of a batch; the last one of an epoch holds what is left.
         seed: the run's seed.
         device: where the tables and the labels live.
@@ -49,7 +49,7 @@ class Loader:
         labels: NDArray[np.int64],
         sizes: int | NDArray[np.integer],
         views: Sequence[View],
-        streams: Mapping[str, float],
+        streams: Mapping[str, float | None],
         *,
         batch_size: int,
         seed: int,
@@ -64,7 +64,7 @@ class Loader:
     def epoch(self, epoch: int) -> dict[str, Stream]:
         """The tables of an epoch (0-based), on the device: a function of (seed, stream, epoch) alone."""
         tables = {}
-        for stream in ("instance", *self.streams):
+        for stream in self.streams:
             rows = self._rows(stream, Draws(self.seed, "rows", stream, epoch))
             heights, widths = self.sizes[rows].T
             drawn = [
@@ -78,9 +78,10 @@ class Loader:
         return tables
 
     def _rows(self, stream: str, draws: Draws) -> NDArray[np.int64]:
-        if stream == "instance":
+        exponent = self.streams[stream]
+        if exponent is None:
             return shuffled_rows(draws, len(self.host_labels))
-        return resampled_rows(draws, self.host_labels, self.streams[stream], len(self.host_labels))
+        return resampled_rows(draws, self.host_labels, exponent, len(self.host_labels))
 
     def parts(self, tables: Mapping[str, Stream], first: int = 0) -> Iterator[dict[str, Stream]]:
         """What each step of an epoch works on, from step `first` on: stream -> its rows of the tables."""
@@ -90,6 +91,10 @@ class Loader:
 
     def batch(self, part: Stream) -> Batch:
         """The images of some positions of an epoch, augmented. A function of tensors on the device alone."""
+        raise NotImplementedError
+
+    def look(self, view: View) -> Iterator[Batch]:
+        """All images in order, in one view without anything random, `batch_size` at a time."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -109,7 +114,7 @@ class ResidentLoader(Loader):
         images: NDArray[np.uint8],
         labels: NDArray[np.int64],
         views: Sequence[View],
-        streams: Mapping[str, float],
+        streams: Mapping[str, float | None],
         *,
         batch_size: int,
         seed: int,
@@ -123,3 +128,8 @@ class ResidentLoader(Loader):
         images = self.images[part.rows]  # uint8 [B, side, side, ch]
         views = tuple(view(images, parameters) for view, parameters in zip(self.views, part.views, strict=True))
         return Batch(views=views, labels=self.labels[part.rows], rows=part.rows)
+
+    def look(self, view: View) -> Iterator[Batch]:
+        """All images in order, in one view without anything random, `batch_size` at a time."""
+        for rows in torch.arange(len(self.images), device=self.device).split(self.batch_size):
+            yield Batch(views=(view(self.images[rows], {}),), labels=self.labels[rows], rows=rows)

@@ -70,7 +70,7 @@ class StreamingLoader(Loader):
         paths: Paths,
         labels: NDArray[np.int64],
         views: Sequence[View],
-        streams: Mapping[str, float],
+        streams: Mapping[str, float | None],
         *,
         size: int,
         channels: int,
@@ -83,6 +83,7 @@ class StreamingLoader(Loader):
         super().__init__(
             labels, size if sizes is None else sizes, views, streams, batch_size=batch_size, seed=seed, device=device
         )
+        self.size, self.channels = size, channels
         cuts = [view.cut for view in views]
         if sizes is not None and None in cuts:
             raise UserError(
@@ -95,7 +96,7 @@ class StreamingLoader(Loader):
         self.kinds += [None] if None in cuts else []
         shapes = [(size if kind is None else cuts[kind] or 0, channels) for kind in self.kinds]
         each = sum(side * side * depth for side, depth in shapes)
-        step = batch_size * (1 + len(streams))
+        step = batch_size * len(streams)
         ahead = max(2, -(-min(2 * step, AHEAD // each) // (self.workers * TASK)))
         self.slots = ahead * self.workers + 1  # a task is given out before the one before it has been copied
         _check_shared(self.slots * TASK * each, self.workers)
@@ -140,6 +141,19 @@ class StreamingLoader(Loader):
             for view, parameters in zip(self.views, part.views, strict=True)
         )
         return Batch(views=views, labels=self.labels[part.rows], rows=part.rows)
+
+    def look(self, view: View) -> Iterator[Batch]:
+        """All images in order, in one view without anything random, `batch_size` at a time; workers decode them."""
+        eye = StreamingLoader(
+            self.paths, self.host_labels, [view], {"instance": None}, size=self.size, channels=self.channels,
+            workers=self.workers, batch_size=self.batch_size, seed=self.seed, device=self.device,
+        )  # fmt: skip
+        table = Stream(torch.arange(len(self.labels), device=self.device), ({},))
+        try:
+            for part in eye.parts({"instance": table}):
+                yield eye.batch(part["instance"])
+        finally:
+            eye.close()
 
     def close(self) -> None:
         """End the workers. `parts` starts new ones."""

@@ -1,6 +1,7 @@
 """Commands that show what there is."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -102,11 +103,23 @@ def make_lt(
 
 @app.command("list")
 def list_(
-    what: Annotated[str, typer.Argument(metavar="recipes|methods|datasets|backbones", show_default=False)],
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="WHAT", help="recipes, methods, losses, mixtures, datasets, backbones.", show_default=False
+        ),
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Name what there is to choose from."""
-    listings = {"recipes": recipes, "methods": methods, "datasets": datasets, "backbones": backbones}
+    listings: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "recipes": recipes,
+        "methods": lambda: factors("method"),
+        "losses": lambda: factors("loss"),
+        "mixtures": lambda: factors("mixture"),
+        "datasets": datasets,
+        "backbones": backbones,
+    }
     if what not in listings:
         raise UserError(f"{what!r}: choose one of {', '.join(listings)}")
     rows = listings[what]()
@@ -141,17 +154,23 @@ def recipes() -> list[dict[str, Any]]:
     """Name and first line of every packaged recipe."""
     from glmc import recipe
 
-    return [{"name": name, "about": recipe.load(name, ()).about.partition("\n")[0]} for name in recipe.names()]
+    return [{"name": name, "about": recipe.headline(name)} for name in recipe.names()]
 
 
-def methods() -> list[dict[str, Any]]:
-    """Name and settings of every method."""
-    from glmc import recipe
-    from glmc.methods import METHODS
+def factors(section: str) -> list[dict[str, Any]]:
+    """Name, settings and first line of every method, loss or mixture."""
+    import inspect
+
+    from glmc.recipe import choice
+    from glmc.recipe.document import shown
 
     return [
-        {"name": name, "settings": " ".join(f"{k}={v}" for k, (_, v) in recipe.method_parameters(name).items())}
-        for name in METHODS
+        {
+            "name": name,
+            "settings": " ".join(f"{key}={shown(value)}" for key, (_, value) in choice.settings(section, name).items()),
+            "about": (inspect.getdoc(choice.class_of(section, name)) or "").partition("\n")[0],
+        }
+        for name in choice.TABLES[section]
     ]
 
 

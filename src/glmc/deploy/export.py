@@ -36,7 +36,7 @@ from glmc.deploy.formats import (
 from glmc.errors import UserError
 from glmc.inference.calibrate import assumed_prior, find_calibration
 from glmc.random import Draws
-from glmc.recipe import Recipe, parse
+from glmc.recipe import Recipe, parse_settled
 from glmc.runs import checkpoint
 from glmc.runs.trained import Trained, build_views, find_checkpoint, load_trained
 from glmc.screen import Screen
@@ -109,17 +109,16 @@ def open_run(run: Path, screen: Screen) -> Opened:
     point = find_checkpoint(run)
     for remark in point.remarks:
         screen.say(remark)
-    recipe = parse(point.state["recipe"], ["train.device=cpu"])
+    recipe = parse_settled(point.state["recipe"], ["train.device=cpu"])
     trained = load_trained(point, recipe)
     fingerprint = checkpoint.weights_sha256(trained.method.state_dict())
     result = result_of(run, fingerprint)
     stored, (view,) = recipe.data.size, build_views(recipe, ("test",), torch.device("cpu"))
-    assert stored is not None, "the recipe of a checkpoint is settled"
-    mean, std = list(recipe.data.mean or ()), list(recipe.data.std or ())
+    mean, std = recipe.data.mean, recipe.data.std
     calibration = calibrated(point, trained, screen)
     temperature, offsets = calibration["temperature"], calibration["offsets"]
     model = Deployed(trained.method, view.side(stored), mean, std, temperature, offsets)
-    channels = recipe.data.channels or 3
+    channels = recipe.data.channels
     about = {
         "format": 1,
         "recipe": recipe.name,
@@ -184,7 +183,7 @@ def public(recipe: Recipe) -> Recipe:
         for key, value in section.items()
         if isinstance(value, str) and (Path(value).is_absolute() or value.startswith("~"))
     ]
-    return recipe.override("parent=null", "train.device=auto", *changes)
+    return recipe.override("parent=null", "starts_from=null", "train.device=auto", *changes)
 
 
 def versions() -> dict[str, str]:

@@ -303,12 +303,13 @@ def after_pixels(model: Deployed, network: nn.Module) -> Answer:
 
 def plain_network(model: Deployed, name: str, channels: int) -> tuple[nn.Module, str]:
     """Backbone and classifier without the method around them, and what to leave out of the names of its tensors."""
-    method = copy.deepcopy(model.method)  # asking for the head may change it
-    try:
-        head = method.head()
-    except TypeError as error:
-        raise UserError(f"{error}; without it only the formats onnx and torch-export are possible") from error
-    weights = method.backbone.net.state_dict()
+    head = model.method.head()
+    if head is None or model.method.backbone.experts > 1:
+        raise UserError(
+            f"{type(model.method).__name__} does not answer with one linear classifier on one network: only the "
+            f"formats onnx and torch-export are possible"
+        )
+    weights = model.method.backbone.net.state_dict()
     if name in SMALL_IMAGE:
         net = build_backbone(name, channels=channels).net
         net.load_state_dict(weights)

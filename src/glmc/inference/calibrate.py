@@ -18,7 +18,7 @@ from glmc.data.split import Split
 from glmc.errors import UserError
 from glmc.inference.heldout import given_images, own_images
 from glmc.inference.temperature import FOLDS, crossfit
-from glmc.recipe import HARMLESS, Recipe, parse
+from glmc.recipe import HARMLESS, Settled, parse_settled
 from glmc.runs import checkpoint
 from glmc.runs.files import write_atomic
 from glmc.runs.trained import Trained, answering, build_views, find_checkpoint, load_trained
@@ -26,7 +26,7 @@ from glmc.screen import Screen
 
 FILE = "calibration.json"
 LEAST, FEW = 10, 100  # images: fewer are refused, fewer get a remark
-PRIORS = {"training": "the training frequencies", "uniform": "equal frequencies"}  # `Method.answers_prior` in words
+PRIORS = {"training": "the training frequencies", "uniform": "equal frequencies"}  # `Method.prior` in words
 CHANGEABLE = sorted(
     HARMLESS - {"parent", "train.save_minutes"} | {"eval.batch_size", "train.precision", "train.threads"}
 )
@@ -161,7 +161,7 @@ def home(point: checkpoint.Checkpoint) -> Path:
     return above.parent if above.name in ("checkpoints", "selected") else point.path
 
 
-def recipe_of(point: checkpoint.Checkpoint, overrides: Sequence[str]) -> Recipe:
+def recipe_of(point: checkpoint.Checkpoint, overrides: Sequence[str]) -> Settled:
     """The recipe of a checkpoint, where and how fast it computes perhaps changed.
 
     Raises:
@@ -172,18 +172,18 @@ def recipe_of(point: checkpoint.Checkpoint, overrides: Sequence[str]) -> Recipe:
             raise UserError(
                 f"{assignment}: a run answers as it was trained to; only {', '.join(CHANGEABLE)} may change"
             )
-    return parse(point.state["recipe"], overrides)
+    return parse_settled(point.state["recipe"], overrides)
 
 
 def assumed_prior(point: checkpoint.Checkpoint, trained: Trained) -> tuple[str, NDArray[np.float64]]:
     """What a run answers for as far as its method tells: a key of `PRIORS`, and the class frequencies, float64 [C]."""
-    assumed = "uniform" if "repair" in point.state else trained.method.answers_prior
+    assumed = "uniform" if "repair" in point.state else trained.method.prior
     weights = trained.counts if assumed == "training" else np.ones(len(trained.counts))
     return assumed, weights / weights.sum()
 
 
 @torch.inference_mode()
-def logits_of(split: Split, recipe: Recipe, trained: Trained, screen: Screen) -> NDArray[np.float64]:
+def logits_of(split: Split, recipe: Settled, trained: Trained, screen: Screen) -> NDArray[np.float64]:
     """float64 [N, C]: the answers to a decoded split, single view."""
     device = next(trained.method.parameters()).device
     (view,) = build_views(recipe, ("test",), device)

@@ -28,7 +28,7 @@ from glmc.errors import UserError
 from glmc.inference.calibrate import PRIORS, assumed_prior, find_calibration, recipe_of
 from glmc.inference.prior import read_prior
 from glmc.inference.temperature import reweighted
-from glmc.recipe import Recipe
+from glmc.recipe import Settled
 from glmc.runs import checkpoint
 from glmc.runs.files import write_atomic
 from glmc.runs.trained import Trained, answering, build_views, find_checkpoint, load_trained
@@ -109,7 +109,7 @@ def predict(
 
 def answerer(
     point: checkpoint.Checkpoint,
-    recipe: Recipe,
+    recipe: Settled,
     trained: Trained,
     prior: str | None,
     flip: bool,
@@ -150,7 +150,7 @@ def answerer(
 def predictions(
     asked: Sequence[str],
     problems: dict[str, str],
-    recipe: Recipe,
+    recipe: Settled,
     answer: Callable[[Tensor], Tensor],
     top: int,
     progress: Progress,
@@ -182,7 +182,7 @@ def predictions(
             told += 1
 
 
-def decoded_ahead(paths: Sequence[str], recipe: Recipe, batch_size: int) -> Iterator[list[Decoded]]:
+def decoded_ahead(paths: Sequence[str], recipe: Settled, batch_size: int) -> Iterator[list[Decoded]]:
     """Batches of (path, pixels to come), decoded in threads; of the batch after the one yielded, too, but no more."""
     size, channels = recipe.data.size, recipe.data.channels
     assert size is not None, "a checkpoint's recipe is settled"

@@ -1,68 +1,150 @@
 """What every method is."""
 
-from typing import Literal
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from glmc.losses.base import Loss
+from glmc.losses.cross_entropy import CrossEntropy
+from glmc.mixtures.base import Mixture
 from glmc.models import Backbone
 from glmc.random import Draws
-from glmc.step import Step
+from glmc.step import Batch, Step
+
+Look = Callable[[str], Iterator[Batch]]  # name of a view -> the training set in order, in that view alone
 
 
 class Method(nn.Module):
-    """A backbone, heads, and the loss that trains them. All state is parameters and buffers.
+    """A backbone, heads, and the program that trains them. All state is parameters and buffers.
 
     Subclasses take their settings as keyword-only arguments with annotations and defaults: these are the keys that a
-    recipe may write under `method`.
+    recipe may write under `method`. An argument annotated as `Loss` is a section of its own, like `loss`.
 
     Args:
         backbone: images -> features.
         counts: int64 [C], training images per class.
+        loss: the recipe's.
+        mixture: the recipe's.
+
+    Raises:
+        ValueError: these do not go together, or a setting is out of its range.
     """
 
     views: tuple[str, ...] = ("train",)  # names of augmentations in the recipe, one for each view of a batch
-    answers_prior: Literal["training", "uniform"] = "training"  # class frequencies that `predict` is meant for
-    streams: dict[str, float] = {}  # noqa: RUF012  extra streams: name -> r, drawn with P(class c) ~ n_c ** (1 - r)
+    prior: Literal["training", "uniform"] = "training"  # class frequencies that `predict` is meant for
+    second_stage = False  # whether it can only start from a trained run
+    drifting = False  # whether the running averages of a frozen backbone follow the batches
+    takes_loss, takes_mixture, takes_experts = True, True, False  # what of the product it makes use of
 
-    def __init__(self, backbone: Backbone, counts: Tensor) -> None:
+    # Streams of images by name: "instance", and perhaps "rebalanced". r draws with P(class c) ~ n_c ** (1 - r), and
+    # None takes every image once an epoch.
+    streams: dict[str, float | None] = {"instance": None}  # noqa: RUF012
+
+    def __init__(self, backbone: Backbone, counts: Tensor, loss: Loss, mixture: Mixture) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.classes = len(counts)
+        self.backbone, self.classes = backbone, len(counts)
+        self.loss, self.mixture = loss, mixture
+        name = type(self).__name__
+        if mixture.mixes and not loss.mixed:
+            raise ValueError(f"the loss {type(loss).__name__} takes labels, and {type(mixture).__name__} mixes them")
+        if mixture.mixes and not self.takes_mixture:
+            raise ValueError(f"the method {name} does not mix images: leave mixture out")
+        if type(loss) is not CrossEntropy and not self.takes_loss:
+            raise ValueError(f"the method {name} has a loss of its own: leave loss out")
+        if backbone.experts > 1 and not self.takes_experts:
+            raise ValueError(f"the method {name} trains a single expert: set model.experts to 1")
 
-    def draws(self, draws: Draws, steps: int) -> dict[str, NDArray[np.float64]]:
-        """The method's own random numbers for an epoch: name -> [steps, ...]."""
-        return {}
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    def tables(self, rng: Draws, *, epoch: int, epochs: int, steps: int, batch: int) -> dict[str, NDArray[Any]]:
+        """Random numbers of an epoch by name: [steps, ...], of any dtype (float64 reaches the step as float32).
+
+        Args:
+            rng: the same numbers for the same seed and epoch; the order of calls counts.
+            epoch, epochs: 0-based, of how many.
+            steps, batch: of the epoch, and images of a step; the last step may have fewer.
+        """
+        return self.mixture.tables(rng, epoch=epoch, epochs=epochs, steps=steps, batch=batch)
+
+    def before_epoch(self, epoch: int, epochs: int, look: Look) -> None:
+        """What is gathered from the training set before an epoch, in evaluation mode; nothing by default.
+
+        Results go into buffers, in place, so that a run resumes in the middle of the epoch without a second look.
+
+        Args:
+            epoch, epochs: 0-based, of how many.
+            look: `look("test")` goes through the training images in order, without augmentation.
+        """
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The terms of the loss by name, already weighted: float [] each, and their sum is the loss."""
         raise TypeError(f"{type(self).__name__} must say what its loss is: define forward")
 
-    def predict(self, images: Tensor) -> Tensor:
-        """Float [B, ch, H, W] -> logits float [B, C]."""
-        raise TypeError(f"{type(self).__name__} must say what it predicts: define predict")
+    def after_step(self) -> None:
+        """What follows the optimizer's step, such as a momentum encoder or a queue; nothing by default.
 
-    def head(self) -> nn.Linear:
-        """The linear classifier that `predict` answers with, on features of the backbone."""
-        raise TypeError(f"{type(self).__name__} must say which classifier answers: define head")
+        It is part of what is recorded as a CUDA graph: tensors only, changed in place.
+        """
 
     def after_epoch(self) -> None:
         """What happens to the weights after the last step of an epoch and before evaluation; nothing by default."""
 
-    def freeze_backbone(self) -> None:
-        """Train the heads alone: the backbone keeps its weights, and its BatchNorm statistics (see `train`)."""
+    def rates(self, progress: float) -> dict[str, float]:
+        """Factor of the learning rate of a group ("backbone", "heads") in an epoch; 1 where none is named.
+
+        Args:
+            progress: epoch / epochs, in [0, 1).
+        """
+        return {}
+
+    # --- answering ----------------------------------------------------------------------------------------------------
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Float [B, ch, H, W] -> logits float [B, C]."""
+        raise TypeError(f"{type(self).__name__} must say what it predicts: define predict")
+
+    def head(self) -> nn.Linear | None:
+        """The linear classifier that turns features of the backbone into the logits of `predict`; none if none does."""
+        return None
+
+    # --- what is trained ----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def adopt(self, trained: "Method", what: Literal["backbone", "all"]) -> None:
+        """Start from a trained method: from its backbone, and if `what` is "all", from the classifier it answers with.
+
+        Raises:
+            ValueError: there is no linear classifier to take over, or none to put it into.
+            RuntimeError: the backbones differ.
+        """
+        self.backbone.load_state_dict(trained.backbone.state_dict())
+        if what == "all":
+            head = trained.head()
+            if head is None:
+                raise ValueError(
+                    f"{type(trained).__name__} has no linear classifier to take over: starts_from=backbone"
+                )
+            self.adopt_head(head)
+
+    def adopt_head(self, head: nn.Linear) -> None:
+        """Start from this classifier."""
+        raise ValueError(f"{type(self).__name__} cannot start from a classifier: set starts_from=backbone")
+
+    def freeze_backbone(self, statistics: Literal["frozen", "drifting"]) -> None:
+        """Train the heads alone.
+
+        Args:
+            statistics: "frozen" keeps the backbone's running averages, too; "drifting" lets them follow the batches.
+        """
         self.backbone.requires_grad_(False)
+        self.drifting = statistics == "drifting"
 
     def train(self, mode: bool = True) -> "Method":
-        """Training mode for what is trained; a frozen backbone stays as it is at test time."""
+        """Training mode for what is trained; a frozen backbone stays as it is at test time, unless it is to drift."""
         super().train(mode)
-        if not any(parameter.requires_grad for parameter in self.backbone.parameters()):
+        if not self.drifting and not any(parameter.requires_grad for parameter in self.backbone.parameters()):
             self.backbone.eval()
         return self
-
-    def one_hot(self, labels: Tensor) -> Tensor:
-        """int64 [B] -> float32 [B, C]."""
-        rows = torch.zeros(len(labels), self.classes, device=labels.device)
-        return rows.scatter_(1, labels[:, None], 1.0)  # unlike F.one_hot, this never looks at the values

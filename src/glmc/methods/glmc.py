@@ -2,46 +2,36 @@
 
 from typing import Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from glmc.losses import class_weights, negative_cosine, soft_cross_entropy
-from glmc.losses.balanced_softmax import balanced_softmax, log_counts
+from glmc.losses.base import Loss
+from glmc.losses.cross_entropy import CrossEntropy
+from glmc.losses.negative_cosine import negative_cosine
 from glmc.methods.base import Method
-from glmc.mixtures.mixing import cutmix, mixup
+from glmc.mixtures.base import Mixture
 from glmc.models import Backbone
-from glmc.models.heads import linear
-from glmc.random import Draws
+from glmc.models.heads import classifier, linear
 from glmc.step import Step
 
 
 class GLMC(Method):
-    """MixUp and CutMix of the same images must agree, while the loss moves from the head classes to the tail.
+    """Two mixtures of the same images must agree, while the loss moves from the head classes to the tail.
 
     Each image of the instance stream is paired with one of a re-sampled stream. Their first views are mixed globally,
-    their second views locally, with the same lambda. Both mixtures pass the encoder; a conventional classifier learns
-    the mixed labels, a rebalanced one learns them with class weights, and a predictor on top of a projection must tell
-    each mixture's projection from the other's. The published text and code disagree in places; those are settings here.
-
-    The last three settings are for ablations and for GLMC + BS.
+    their second views locally (the mixture `mixup_cutmix`; any other is applied to both views). Both mixtures pass the
+    encoder; a conventional classifier learns the mixed labels, a rebalanced one learns them with the loss of the recipe
+    (class weights in the paper), and a predictor on top of a projection must tell each mixture's projection from the
+    other's. Where the published text and code disagree, a setting chooses.
 
     Args:
-        resample_weighting: r of the second stream, P(class c) ~ n_c ** (1 - r). The documents' inverse sampler is
-            r = 2, the published commands use 0 and 0.2.
-        label_weighting: k of the rebalanced classifier's weights, ~ n_c ** -k with mean 1.
         contrast_weight: gamma, the factor of the consistency term.
-        mix_alpha: lambda ~ Beta(mix_alpha, mix_alpha); the published code always uses 1, whatever its `--beta`.
-        label_share: CutMix labels by the pixels really pasted ("box") or by lambda as drawn ("drawn", published code).
-        view_reduction: both cross entropies as the mean over the two views ("mean", the documents' 1 / 2N) or as their
-            sum ("sum", published code: twice the formula, beside an unchanged gamma).
+        view_reduction: both classification losses as the mean over the two views ("mean", the documents' 1 / 2N) or as
+            their sum ("sum", published code: twice the formula, beside an unchanged gamma).
         embedding: length of projections and predictions. None is the published code's choice: 128 behind features of at
             most 256 (ResNet-20 to 56 of either width), 256 behind longer ones (ResNet-18, 34, 50, ResNeXt-50).
-        rebalanced_loss: the rebalanced classifier's loss: class weights ("weighted"), or Balanced Softmax on the
-            unweighted mixed labels ("balanced_softmax", one reading of "GLMC + BS"; the other is a second stage).
-        mixtures: false leaves both views of the instance stream unmixed.
-        rebalance: false keeps alpha at 1 and lets the conventional classifier answer.
+        conventional: loss of the conventional classifier; null: cross entropy.
+        rebalance: false keeps alpha at 1 and lets the conventional classifier answer, for ablations.
     """
 
     views = ("train", "train")  # two augmentations of each image
@@ -50,49 +40,36 @@ class GLMC(Method):
         self,
         backbone: Backbone,
         counts: Tensor,
+        loss: Loss,
+        mixture: Mixture,
         *,
-        resample_weighting: float = 0.0,
-        label_weighting: float = 1.2,
         contrast_weight: float = 4.0,
-        mix_alpha: float = 1.0,
-        label_share: Literal["box", "drawn"] = "box",
         view_reduction: Literal["mean", "sum"] = "sum",
         embedding: int | None = None,
-        rebalanced_loss: Literal["weighted", "balanced_softmax"] = "weighted",
-        mixtures: bool = True,
+        conventional: Loss | None = None,
         rebalance: bool = True,
     ) -> None:
-        super().__init__(backbone, counts)
-        self.streams = {"rebalanced": resample_weighting}
-        self.contrast_weight, self.mix_alpha, self.label_share = contrast_weight, mix_alpha, label_share
-        self.view_scale = {"mean": 1.0, "sum": 2.0}[view_reduction]
-        self.classifier = linear(backbone.out_dim, self.classes)
-        self.rebalanced = linear(backbone.out_dim, self.classes)  # the one that answers at test time
+        super().__init__(backbone, counts, loss, mixture)
+        if mixture.stream is not None:
+            self.streams = {"instance": None, "rebalanced": mixture.stream}
         if embedding is None:
             embedding = 128 if backbone.out_dim <= 256 else 256
+        if embedding < 1:
+            raise ValueError(f"embedding must be at least 1, not {embedding}")
+        self.contrast_weight, self.rebalance = contrast_weight, rebalance
+        self.view_scale = {"mean": 1.0, "sum": 2.0}[view_reduction]
+        self.conventional_loss = conventional or CrossEntropy(counts)
+        self.prior = loss.prior if rebalance else self.conventional_loss.prior
+        self.classifier = classifier(self.conventional_loss.classifier, backbone.out_dim, self.classes)
+        self.rebalanced = classifier(loss.classifier, backbone.out_dim, self.classes)  # answers at test time
         self.projector = linear(backbone.out_dim, embedding)
         self.predictor = linear(embedding, embedding)
-        self.rebalanced_loss, self.mixtures, self.rebalance = rebalanced_loss, mixtures, rebalance
-        self.answers_prior = "uniform" if rebalance else "training"
-        self.log_counts: Tensor
-        self.register_buffer("log_counts", log_counts(counts), persistent=False)  # [C]
-        self.class_weights: Tensor
-        self.register_buffer("class_weights", class_weights(counts, label_weighting))  # [C]
-
-    def draws(self, draws: Draws, steps: int) -> dict[str, NDArray[np.float64]]:  # noqa: D102
-        lam = draws.beta(self.mix_alpha, self.mix_alpha, steps)  # [steps], one for both mixtures of a whole batch
-        if not self.mixtures:
-            lam = np.ones(steps)  # all of the first image, an empty box
-        return {"lam": lam, "centre": draws.uniform(steps, 2)}  # centre: of the box, in fractions of the sides
 
     def forward(self, step: Step) -> dict[str, Tensor]:  # noqa: D102
-        head, tail = step.streams["instance"], step.streams["rebalanced"]  # views [B, ch, H, W], labels [B]
-        lam = step.draws["lam"]  # float [], share of `head`
-        mixed = mixup(head.views[0], tail.views[0], lam)  # [B, ch, H, W]
-        cut, left = cutmix(head.views[1], tail.views[1], lam, step.draws["centre"])  # left: pixel share of `head`
-        shares = (lam, left if self.label_share == "box" else lam)
-        a, b = self.one_hot(head.labels), self.one_hot(tail.labels)  # [B, C]
-        targets = torch.cat([share * a + (1 - share) * b for share in shares])  # [2B, C], rows sum to 1
+        first, second = step.streams["instance"], step.streams.get("rebalanced")  # views [B, ch, H, W], labels [B]
+        mixed, mixed_targets = self.mixture(first, second, step.draws, view=0)  # [B, ch, H, W], [B, C]
+        cut, cut_targets = self.mixture(first, second, step.draws, view=1)
+        targets = torch.cat([mixed_targets, cut_targets])  # [2B, C], rows sum to 1
 
         features = self.backbone(torch.cat([mixed, cut]), groups=2)  # [2B, D], one pass, BatchNorm for each view
         z = self.projector(features)  # [2B, E]
@@ -100,11 +77,8 @@ class GLMC(Method):
         p_mixed, p_cut = self.predictor(z).chunk(2)
 
         tailwards = step.progress**2 * self.rebalance  # 0 -> 1; alpha of the paper is 1 - tailwards
-        conventional = self.view_scale * soft_cross_entropy(self.classifier(features), targets)
-        if self.rebalanced_loss == "weighted":
-            rebalanced = self.view_scale * soft_cross_entropy(self.rebalanced(features), targets, self.class_weights)
-        else:
-            rebalanced = self.view_scale * balanced_softmax(self.rebalanced(features), targets, self.log_counts)
+        conventional = self.view_scale * self.conventional_loss(self.classifier(features), targets, step.progress)
+        rebalanced = self.view_scale * self.loss(self.rebalanced(features), targets, step.progress)
         disagreement = negative_cosine(p_mixed, z_cut) + negative_cosine(p_cut, z_mixed)
         return {
             "conventional": (1 - tailwards) * conventional,
@@ -112,8 +86,13 @@ class GLMC(Method):
             "consistency": self.contrast_weight * disagreement,
         }
 
-    def head(self) -> nn.Linear:  # noqa: D102
+    def predict(self, images: Tensor) -> Tensor:  # noqa: D102
+        return self.answering(self.backbone(images))
+
+    @property
+    def answering(self) -> nn.Module:
+        """The classifier that answers at test time."""
         return self.rebalanced if self.rebalance else self.classifier
 
-    def predict(self, images: Tensor) -> Tensor:  # noqa: D102
-        return self.head()(self.backbone(images))
+    def head(self) -> nn.Linear | None:  # noqa: D102
+        return self.answering if isinstance(self.answering, nn.Linear) else None

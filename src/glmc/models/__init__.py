@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from glmc.errors import UserError
 from glmc.models.batch_norm import split_by_view
 from glmc.models.cifar_resnet import CifarResNet
+from glmc.models.experts import multiply
 from glmc.models.small_stem import SmallStemResNet
 from glmc.models.weights import obstacle
 
@@ -26,20 +27,36 @@ class Backbone(nn.Module):
         net: float [B, ch, H, W] -> float [B, out_dim].
         out_dim: length of a feature vector.
         batch_norm: what happens to BatchNorm when several views come at once; see `models.batch_norm`.
+        experts: how often the network holds its later stages; see `models.experts`.
     """
 
-    def __init__(self, net: nn.Module, out_dim: int, batch_norm: Literal["split", "two_pass", "joint"]) -> None:
+    def __init__(
+        self, net: nn.Module, out_dim: int, batch_norm: Literal["split", "two_pass", "joint"], experts: int = 1
+    ) -> None:
         super().__init__()
+        self.experts = experts
         self.net, self.out_dim, self.batch_norm = net, out_dim, batch_norm
         self.norms = tuple(split_by_view(net)) if batch_norm == "split" else ()  # a tuple: `net` already owns them
 
     def forward(self, images: Tensor, groups: int = 1) -> Tensor:
-        """Float [groups * B, ch, H, W], `groups` views one after the other -> features float [groups * B, out_dim]."""
+        """Images of one or more views -> features.
+
+        Args:
+            images: float [groups * B, ch, H, W], `groups` views one after the other.
+            groups: how many views these are.
+
+        Returns:
+            float [groups * B, out_dim], or [experts, groups * B, out_dim] if there are several experts.
+        """
         if self.batch_norm == "two_pass" and groups > 1:
-            return torch.cat([self.net(view) for view in images.chunk(groups)])
+            return torch.cat([self.by_expert(self.net(view)) for view in images.chunk(groups)], dim=-2)
         for norm in self.norms:
             norm.groups = groups  # type: ignore[assignment]
-        return self.net(images)
+        return self.by_expert(self.net(images))
+
+    def by_expert(self, features: Tensor) -> Tensor:
+        """[experts * B, out_dim] -> [experts, B, out_dim]; of a single expert the same."""
+        return features if self.experts == 1 else features.unflatten(0, (self.experts, -1))
 
 
 def build_backbone(
@@ -48,6 +65,8 @@ def build_backbone(
     channels: int = 3,
     pretrained: bool | str = False,
     batch_norm: Literal["split", "two_pass", "joint"] = "split",
+    experts: int = 1,
+    experts_from: str | None = None,
 ) -> Backbone:
     """A backbone without classifier.
 
@@ -56,9 +75,10 @@ def build_backbone(
         channels: of the images, 1 or 3.
         pretrained: weights from timm's hub (true), or from a file (safetensors, or a torch file of tensors only).
         batch_norm: see `Backbone`.
+        experts, experts_from: how often the network is held from that stage on; see `models.experts`.
 
     Raises:
-        UserError: unknown name, weights that cannot be had or do not fit.
+        UserError: unknown name or stage, weights that cannot be had or do not fit.
     """
     if name in SMALL_IMAGE:
         if pretrained is True:
@@ -68,7 +88,9 @@ def build_backbone(
         net, out_dim = _timm_backbone(name, channels, pretrained is True)
     if isinstance(pretrained, str):
         _load_weights(net, Path(pretrained).expanduser())
-    return Backbone(net, out_dim, batch_norm)
+    if experts_from is not None:
+        multiply(net, experts, experts_from)
+    return Backbone(net, out_dim, batch_norm, experts)
 
 
 def pretrained_input(name: str) -> dict[str, Any]:

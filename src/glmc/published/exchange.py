@@ -10,7 +10,7 @@ from glmc import runtime
 from glmc.data.prepare import find, long_tailed, test_split
 from glmc.errors import UserError
 from glmc.published import weights as published
-from glmc.recipe import Recipe, load, parse
+from glmc.recipe import Recipe, load, parse_settled
 from glmc.runs import checkpoint
 from glmc.runs.trained import Trained, build_method, load_trained, score
 from glmc.screen import Screen
@@ -42,11 +42,12 @@ def test_published(file: Path, overrides: tuple[str, ...], *, quiet: bool) -> di
     screen = Screen(quiet=quiet)
     recipe = recipe_for(file, found, overrides)
     device = runtime.pick_device(recipe.train.device)
-    recipe = recipe.override(f"train.precision={runtime.pick_precision(recipe.train.precision, device, screen.say)}")
     if recipe.data.mean is None or recipe.data.size is None:
-        recipe, prepared, _ = settle(recipe, screen)  # both may depend on the training images
+        settled, prepared, _ = settle(recipe, screen)  # both may depend on the training images
         train, images = prepared.train, prepared.test
     else:
+        precision = runtime.pick_precision(recipe.train.precision, device, screen.say)
+        settled = recipe.settle({}, {"precision": precision})
         train, _ = long_tailed(find(recipe.data), recipe.data)  # only counted
         images = test_split(recipe.data, screen)
     if len(images.classes) != found.classes:
@@ -54,14 +55,14 @@ def test_published(file: Path, overrides: tuple[str, ...], *, quiet: bool) -> di
             f"{file} was trained on {found.classes} classes and data.name={recipe.data.name} has "
             f"{len(images.classes)}; give the data it belongs to"
         )
-    method = build_method(recipe, torch.from_numpy(train.counts), device, initial=False)
+    method = build_method(settled, torch.from_numpy(train.counts), device, initial=False)
     method.load_state_dict(method.state_dict() | found.weights)
     trained = Trained(method, images.classes, train.counts)
     result: dict[str, Any] = {"checkpoint": str(file), "recipe": recipe.name}
-    result |= {"epoch": found.epoch, "best_acc1": found.best_acc1, "test": score(trained, images, recipe)[0]}
+    result |= {"epoch": found.epoch, "best_acc1": found.best_acc1, "test": score(trained, images, settled)[0]}
     rows = {"test images": result["test"]}
     if recipe.eval.flip_tta:
-        rows["flip TTA"] = result["flip_tta"] = score(trained, images, recipe, flip=True)[0]
+        rows["flip TTA"] = result["flip_tta"] = score(trained, images, settled, flip=True)[0]
     screen.table(f"{file}, {found.backbone}, epoch {found.epoch}, accuracy in percent", rows)
     return result
 
@@ -88,7 +89,7 @@ def export(run: Path, out: Path | None) -> Path:
     point = checkpoint.latest(run / "checkpoints")
     if point is None:
         raise UserError(f"{run}: no run with a checkpoint lies there")
-    recipe = parse(point.state["recipe"])
+    recipe = parse_settled(point.state["recipe"])
     if recipe.method.name != "glmc":
         raise UserError(f"{run}: the published format holds GLMC only, and this is a run of {recipe.method.name}")
     if not recipe.method.params["rebalance"]:

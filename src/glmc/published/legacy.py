@@ -1,4 +1,4 @@
-"""The published command lines, `main.py` and `test.py`, as a spelling of today's commands. No torch in here.
+"""The published command lines, `main.py` and `test.py`, as a spelling of today's commands.
 
 `glmc.published.flags` holds the flags and reads them. What comes out here is a recipe, what it is overridden with, and
 remarks where the published code did something else than its flags say. `key=value` wins over the flags. What is printed

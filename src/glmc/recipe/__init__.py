@@ -1,28 +1,47 @@
-"""A recipe: everything a run depends on, in one typed document of YAML. No torch in here.
+"""A recipe: everything a run depends on, in one typed document of YAML.
 
 Every key is known: an unknown, repeated, missing or ill-typed one is refused with its line and the nearest right one,
-and all mistakes of a recipe are told together. The keys are in `glmc.recipe.sections`; those under `method` are the
-keyword-only arguments of the method's constructor, see `glmc.recipe.choice`.
+and all mistakes are told together. The keys are in `glmc.recipe.sections`; those under `method`, `loss` and `mixture`
+are the keyword-only arguments of the classes that these name, see `glmc.recipe.choice`. Torch is loaded only to look at
+these classes, once everything else is right.
 """
 
+import copy
 import difflib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from inspect import Parameter
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar, Union, get_args, get_origin
 
-from pydantic import Field, PrivateAttr, TypeAdapter, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from glmc.errors import UserError
-from glmc.recipe.choice import method_parameters
-from glmc.recipe.complaints import complaints, unknown
+from glmc.recipe.choice import TABLES, check_name, complete
+from glmc.recipe.complaints import complaints
 from glmc.recipe.document import Document, head, read, read_text, write
-from glmc.recipe.sections import FORMS, Data, Eval, Expect, MethodChoice, Model, Optim, Published, Section, Train, Views
+from glmc.recipe.sections import (
+    FORMS,
+    Choice,
+    Data,
+    Eval,
+    Expect,
+    Model,
+    Optim,
+    Published,
+    Section,
+    SettledData,
+    SettledTrain,
+    Train,
+    Views,
+    rule,
+)
 
 RECIPES = files("glmc") / "recipes"
+USUAL = {"loss": {"name": "cross_entropy"}, "mixture": {"name": "none"}}  # where a recipe does not say
+R = TypeVar("R", bound="Recipe")
 
 
 HARMLESS = frozenset(
@@ -46,36 +65,60 @@ class Recipe(Section):
 
     name: str = Field(min_length=1, description="dataset/method; of a file of your own, its name")
     parent: str | None = Field(
-        None, min_length=1, description="run that a second stage starts from; null: from scratch"
+        None, min_length=1, description="trained run that this one starts from; null: from scratch"
+    )
+    starts_from: Literal["backbone", "all"] | None = Field(
+        None, description="what is taken over from the parent: its backbone, or its classifier, too; null: no parent"
     )
     published: Published | None = None
     expect: Expect | None = None
     data: Data
     views: Views = Field(description=f"augmentations by name, each a list of {FORMS}; train and test must be there")
     model: Model
-    method: MethodChoice
+    method: Choice
+    loss: Choice
+    mixture: Choice
     optim: Optim
     train: Train
     eval: Eval = Eval.model_validate({})
 
     _about: str = PrivateAttr("")
 
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if (self.parent is None) != (self.starts_from is None):
+            raise rule("starts_from", "says what is taken over from parent: give both, or neither")
+        return self
+
     @property
     def about(self) -> str:
         """The comment at the head of the recipe: what it is, where its values come from, how to run it."""
         return self._about
 
-    def override(self, *assignments: str) -> "Recipe":
+    def override(self, *assignments: str) -> Self:
         """A recipe with some values replaced, e.g. `recipe.override("train.seed=3")`; checked as `load` checks.
 
         Raises:
             UserError: an assignment is not `key=value`, or the result is not a right recipe.
         """
-        return _build(Document(f"recipe {self.name}", self.model_dump()), assignments, self.about)
+        return _build(Document(f"recipe {self.name}", self.model_dump()), assignments, self.about, type(self))
+
+    def settle(self, data: Mapping[str, Any], train: Mapping[str, Any]) -> "Settled":
+        """The recipe with what it left open filled in: some values of `data` and of `train`."""
+        tree = self.model_dump()
+        values = {**tree, "data": tree["data"] | data, "train": tree["train"] | train}
+        return _build(Document(f"recipe {self.name}", values), (), self.about, Settled)
 
     def to_yaml(self) -> str:
         """The complete document, defaults written out; `load` reads it back equal."""
         return write(self.model_dump(), self.about)
+
+
+class Settled(Recipe):
+    """A recipe of which the data and the machine have been seen: size, channels, normalisation, precision are known."""
+
+    data: SettledData
+    train: SettledTrain
 
 
 def names() -> list[str]:
@@ -83,6 +126,11 @@ def names() -> list[str]:
     folders = [folder for folder in RECIPES.iterdir() if folder.is_dir()]
     found = [(folder.name, file.name) for folder in folders for file in folder.iterdir()]
     return sorted(f"{folder}/{file.removesuffix('.yaml')}" for folder, file in found if file.endswith(".yaml"))
+
+
+def headline(name: str) -> str:
+    """The first line of a packaged recipe: what it is."""
+    return head(RECIPES.joinpath(f"{name}.yaml").read_text(encoding="utf-8")).partition("\n")[0]
 
 
 def load(name_or_file: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -115,11 +163,24 @@ def parse(text: str, overrides: Sequence[str] = (), *, name: str = "", label: st
     Raises:
         UserError: mistakes in the text or in the overrides.
     """
+    return _parse(text, overrides, name, label, Recipe)
+
+
+def parse_settled(text: str, overrides: Sequence[str] = ()) -> Settled:
+    """Reads the recipe that a checkpoint carries, which says all that its run had found out.
+
+    Raises:
+        UserError: see `parse`; also where an override leaves open what was known.
+    """
+    return _parse(text, overrides, "", "recipe", Settled)
+
+
+def _parse(text: str, overrides: Sequence[str], name: str, label: str, kind: type[R]) -> R:
     document = read(text, label)
     if not isinstance(document.tree, dict):
         raise UserError(f"{label} holds no recipe: write sections such as `data: {{name: digits}}`")
-    document.tree = {"name": name, **document.tree}
-    return _build(document, overrides, head(text))
+    document.tree = {"name": name, **copy.deepcopy(USUAL), **document.tree}
+    return _build(document, overrides, head(text), kind)
 
 
 def _text_of(file: str) -> str:
@@ -134,59 +195,44 @@ def _text_of(file: str) -> str:
     return read_text(file)
 
 
-def _build(document: Document, overrides: Iterable[str], about: str) -> Recipe:
-    """Checks a document with the overrides on top, and tells every mistake at once."""
+def _build(document: Document, overrides: Iterable[str], about: str, kind: type[R]) -> R:
+    """Checks a document with the overrides on top, and tells every mistake at once.
+
+    What needs no torch comes first, so that a wrong recipe is refused at once; then the settings of method, loss and
+    mixture, which their classes know.
+    """
     document.override(overrides)
     tree = dict(document.tree)
-    if isinstance(tree.get("method"), dict):
-        tree["method"] = _check_method(document)
+    for section in TABLES:
+        if isinstance(tree.get(section), dict):
+            tree[section] = _chosen(document, section)
     try:
-        recipe = Recipe.model_validate(tree)
+        recipe = kind.model_validate(tree)
     except ValidationError as error:
         for path, sentence in complaints(error, document.tree, _meanings()):
             document.complain(path, sentence)
     document.refuse_mistakes()
+    whole = {}
+    for section in TABLES:
+        given = getattr(recipe, section).model_dump()
+        settings = complete(document, section, given, (section,), _meanings())
+        whole[section] = Choice(name=settings.pop("name"), params=settings)
+    document.refuse_mistakes()
+    recipe = recipe.model_copy(update=whole)
     recipe._about = about
     return recipe
 
 
-def _check_method(document: Document) -> dict[str, Any]:
-    """The section `method` as `MethodChoice` wants it; complains about the method's own parameters."""
-    given = dict(document.tree["method"])
+def _chosen(document: Document, section: str) -> dict[str, Any]:
+    """A section of a table as `Choice` wants it; complains about an unknown name."""
+    given = dict(document.tree[section])
     choice = {"name": given.pop("name")} if "name" in given else {}
-    if not isinstance(choice.get("name"), str):
-        return choice
-    try:
-        parameters = method_parameters(choice["name"])
-    except UserError as error:
-        document.complain(("method", "name"), str(error))
-        return choice
-    _refuse_unknown(document, [key for key in given if key not in parameters], choice["name"], parameters)
-    params: dict[str, Any] = {}
-    for key, (annotation, default) in parameters.items():
-        value = given.get(key, default)
-        if value is Parameter.empty:
-            document.complain(("method", key), f"method.{key} is missing: the method has no default for it")
-            continue
+    if isinstance(choice.get("name"), str):
         try:
-            params[key] = TypeAdapter(annotation, config=Section.model_config).validate_python(value)
-        except ValidationError as error:
-            for path, sentence in complaints(error, value, _meanings(), ("method", key)):
-                document.complain(path, sentence)
-    return {**choice, "params": params}
-
-
-def _refuse_unknown(document: Document, keys: Sequence[str], method: str, parameters: Iterable[str]) -> None:
-    """Complains about keys that the method does not take; once about all that an override of its name left behind."""
-    renamed = document.overridden(("method", "name"))
-    left = [key for key in keys if renamed and not document.overridden(("method", key))]
-    known = [f"method.{name}" for name in ("name", *parameters)]
-    for key in keys:
-        if key not in left:
-            document.complain(("method", key), unknown(f"method.{key}", known))
-    if left:
-        remedy = f"to leave all parameters of the recipe's own method behind, write method={{name: {method}}}"
-        document.complain(("method", "name"), f"the method {method} has no {' or '.join(left)}; {remedy}")
+            check_name(section, choice["name"])
+        except UserError as error:
+            document.complain((section, "name"), str(error))
+    return {**choice, "params": given}
 
 
 def _meanings() -> dict[str, str]:
@@ -206,7 +252,7 @@ class Key(NamedTuple):
 
 
 def describe() -> list[Key]:
-    """Every key of every recipe in document order; a method's own are told by `method_parameters`."""
+    """Every key of every recipe in document order; what their classes add to `TABLES` is told by `settings`."""
     keys = []
     for name, field in Recipe.model_fields.items():
         section = _section(field.annotation)
@@ -214,7 +260,7 @@ def describe() -> list[Key]:
         for dotted, f in inner.items():
             default = Parameter.empty if f.is_required() else f.default
             keys.append(Key(dotted, kind(f.annotation), default, f.description or ""))
-    return [key for key in keys if key.name != "method.params"]
+    return [key for key in keys if not key.name.endswith(".params")]
 
 
 def kind(annotation: Any) -> str:

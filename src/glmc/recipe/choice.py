@@ -1,151 +1,213 @@
-"""What a recipe may write under `method`: the keyword-only arguments of the method's constructor.
+"""The one mechanism behind `method`, `loss` and `mixture`: a name from a table, and the constructor's own settings.
 
-They are read from its source file without running it, because importing a method would import torch.
+`name` is a row of the table, or "package.module:Class"; the other keys of the section are the keyword-only arguments of
+the class. Names are checked without loading torch; the arguments by looking at the class, which loads it.
 """
 
-import ast
 import difflib
-import importlib.util
-from collections.abc import Sequence
-from importlib.machinery import ModuleSpec, PathFinder
+import importlib
+import inspect
+from collections.abc import Mapping
+from functools import cache
 from inspect import Parameter
-from pathlib import Path
-from types import NoneType
-from typing import Any, Literal
+from typing import Any, get_args
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
 
 from glmc.errors import UserError
+from glmc.losses import LOSSES
 from glmc.methods import METHODS
+from glmc.mixtures import MIXTURES
+from glmc.recipe.complaints import complaints, unknown
+from glmc.recipe.document import Document, KeyPath
+
+TABLES = {"method": METHODS, "loss": LOSSES, "mixture": MIXTURES}  # section -> its names
+BASES = {
+    "method": "glmc.methods.base:Method",
+    "loss": "glmc.losses.base:Loss",
+    "mixture": "glmc.mixtures.base:Mixture",
+}
+LISTS = {"method": "methods", "loss": "losses", "mixture": "mixtures"}  # what `glmc list` calls them
+CONFIG = ConfigDict(strict=True, allow_inf_nan=False)
 
 
-def method_parameters(name: str) -> dict[str, tuple[Any, Any]]:
-    """What a recipe may write under `method`: the keyword-only arguments of the class's constructor.
-
-    The source is read, not run. A class without a constructor has its first base's arguments, and a constructor that
-    takes `**anything` has them as well.
-
-    Args:
-        name: of `METHODS`, or "package.module:Class".
-
-    Returns:
-        name -> (type, default); the default is `inspect.Parameter.empty` where there is none.
+def check_name(section: str, name: str) -> None:
+    """Refuse a name that is in no table and has not the form of a class of one's own. No torch.
 
     Raises:
-        UserError: no such method, or a constructor that cannot be read this way.
+        UserError: names the nearest.
     """
-    if ":" not in name and name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, n=1)
+    if name in TABLES[section]:
+        return
+    module, colon, kind = name.partition(":")
+    if not colon:
+        near = difflib.get_close_matches(name, TABLES[section], n=1)
         guess = f"did you mean {near[0]}?" if near else 'a class of your own is written "package.module:Class";'
-        raise UserError(f"there is no method {name!r}; {guess} `glmc list methods` names all")
-    target: str | None = METHODS.get(name, name)
-    parameters: dict[str, tuple[Any, Any]] = {}
-    visited: set[str] = set()
-    while target and target not in visited:
-        visited.add(target)
-        try:
-            found, base = _class(target)
-        except UserError:
-            if len(visited) == 1:
-                raise
-            break  # a base that cannot be read, such as torch's own, adds no keys
-        constructor = next((f for f in found.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"), None)
-        if constructor:
-            arguments = zip(constructor.args.kwonlyargs, constructor.args.kw_defaults, strict=True)
-            parameters = {a.arg: _parameter(a, default, target) for a, default in arguments} | parameters
-        target = None if constructor and constructor.args.kwarg is None else base
-    return parameters
+        raise UserError(f"there is no {section} {name!r}; {guess} `glmc list {LISTS[section]}` names all")
+    if not all(part.isidentifier() for part in (*module.split("."), kind)):
+        raise UserError(f'the {section} {name!r} is not written "package.module:Class"')
 
 
-def _class(target: str) -> tuple[ast.ClassDef, str | None]:
-    """The definition of "package.module:Class" and, in that spelling, its first base if the file says where it is."""
-    module, _, name = target.partition(":")
-    parts = module.split(".")
-    if not all(part.isidentifier() for part in (*parts, name)):
-        raise UserError(f'the method {target!r} is not written "package.module:Class"')
-    spec = _spec(parts)
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+@cache
+def class_of(section: str, name: str) -> type:
+    """The class behind a name.
+
+    Raises:
+        UserError: it cannot be imported, or is none of that kind.
+    """
+    check_name(section, name)
+    module, _, kind = TABLES[section].get(name, name).partition(":")
+    try:
+        home = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise UserError(f"the {section} {name!r} cannot be imported: it needs {error.name}") from error
         raise UserError(
-            f"the method {target!r} is not there: Python finds no module {module}; "
-            "start in the folder that holds it, or name that folder in PYTHONPATH"
-        )
-    try:
-        tree = ast.parse(Path(spec.origin).read_bytes())
-    except (SyntaxError, ValueError, OSError, RecursionError) as error:
-        raise UserError(f"the method {target!r} cannot be read: {spec.origin}: {error}") from error
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    if name not in classes:
-        raise UserError(f"the method {target!r} is not there: {spec.origin} has {', '.join(classes) or 'no class'}")
-    package = module if spec.submodule_search_locations else module.rpartition(".")[0]
-    bound = _imported(tree, package) | {defined: f"{module}.{defined}" for defined in classes}
-    return classes[name], _base(classes[name], bound)
-
-
-def _base(definition: ast.ClassDef, bound: dict[str, str]) -> str | None:
-    """The first base of a class as "package.module:Class"; None where the names `bound` in its file do not tell."""
-    if not definition.bases:
-        return None
-    head, dot, rest = ast.unparse(definition.bases[0]).partition(".")
-    if head not in bound:
-        return None
-    module, _, name = f"{bound[head]}{dot}{rest}".rpartition(".")
-    return f"{module}:{name}"
-
-
-def _spec(parts: Sequence[str]) -> ModuleSpec | None:
-    """Where a module lies; unlike `importlib.util.find_spec` without importing the packages around it."""
-    try:
-        spec = importlib.util.find_spec(parts[0])
-    except ValueError:  # a module without a spec, such as __main__
-        return None
-    for depth in range(2, len(parts) + 1):
-        if spec is None or spec.submodule_search_locations is None:
-            return None
-        spec = PathFinder.find_spec(".".join(parts[:depth]), spec.submodule_search_locations)
-    return spec
-
-
-def _imported(tree: ast.Module, package: str) -> dict[str, str]:
-    """What the imports at the top of a file bind: local name -> full dotted name."""
-    bound: dict[str, str] = {}
-    for node in tree.body:
-        if isinstance(node, ast.Import):
-            for a in node.names:  # `import a.b` binds a, `import a.b as c` binds c to a.b
-                top = a.name.partition(".")[0]
-                bound[a.asname or top] = a.name if a.asname else top
-        if isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            origin = ".".join(filter(None, (*above, node.module)))
-            bound |= {a.asname or a.name: f"{origin}.{a.name}" for a in node.names}
-    return bound
-
-
-def _parameter(argument: ast.arg, default: ast.expr | None, target: str) -> tuple[Any, Any]:
-    """Type and default of a keyword-only argument."""
-    try:
-        return _type(argument.annotation), Parameter.empty if default is None else _plain(default)
-    except (ValueError, TypeError, SyntaxError, RecursionError) as error:
-        raise UserError(
-            f"the method {target!r} cannot be set by a recipe: its argument {argument.arg} needs an annotation of "
-            "float, int, bool, str, Literal of texts or X | None, and a default written as a plain value"
+            f"the {section} {name!r} is not there: Python finds no module {module}; start in the folder that holds it, "
+            "or name that folder in PYTHONPATH"
         ) from error
+    except Exception as error:  # whatever a user's own file does when it is imported
+        raise UserError(f"the {section} {name!r} cannot be imported: {type(error).__name__}: {error}") from error
+    found = getattr(home, kind, None)
+    if not (isinstance(found, type) and issubclass(found, base_of(section))):
+        raise UserError(f"the {section} {name!r} is not there: {module} has no subclass of {BASES[section]} so called")
+    return found
 
 
-def _plain(node: ast.expr) -> Any:
-    """The value that a literal spells."""
-    value = ast.literal_eval(node)
-    if not isinstance(value, str | bool | int | float | NoneType):
-        raise ValueError("not a value that a recipe can hold")
-    return value
+def base_of(section: str) -> type:
+    """What the classes of a table are subclasses of."""
+    module, _, name = BASES[section].partition(":")
+    base: type = getattr(importlib.import_module(module), name)
+    return base
 
 
-def _type(node: ast.expr | None) -> Any:
-    """The type that an annotation spells."""
-    simple = {"float": float, "int": int, "bool": bool, "str": str, "None": NoneType}
-    if isinstance(node, ast.Name | ast.Constant) and ast.unparse(node) in simple:
-        return simple[ast.unparse(node)]
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        return _type(node.left) | _type(node.right)
-    if isinstance(node, ast.Subscript) and ast.unparse(node.value).rpartition(".")[2] == "Literal":
-        choices = tuple(map(_plain, node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]))
-        if all(isinstance(choice, str) for choice in choices):
-            return Literal[choices]
-    raise ValueError("not a type that a recipe can hold")
+@cache
+def settings(section: str, name: str) -> Mapping[str, tuple[Any, Any]]:
+    """What a recipe may write beside the name: key -> (type, default), `inspect.Parameter.empty` where there is none.
+
+    A constructor that takes `**anything` has the keys of the next class above it as well.
+
+    Raises:
+        UserError: see `class_of`; or an argument without a type that a recipe can hold.
+    """
+    found: dict[str, tuple[Any, Any]] = {}
+    for kind in class_of(section, name).__mro__:
+        if "__init__" not in vars(kind):
+            continue
+        parameters = inspect.signature(vars(kind)["__init__"], eval_str=True).parameters.values()
+        own = {p.name: (p.annotation, p.default) for p in parameters if p.kind is Parameter.KEYWORD_ONLY}
+        found = {**own, **found}
+        if not any(p.kind is Parameter.VAR_KEYWORD for p in parameters):
+            break
+    for key, (annotation, _) in found.items():
+        if annotation is Parameter.empty:
+            raise UserError(f"the {section} {name!r} cannot be set by a recipe: its argument {key} has no type")
+        try:
+            nested(annotation) or adapter(annotation)
+        except PydanticSchemaGenerationError as error:
+            raise UserError(
+                f"the {section} {name!r} cannot be set by a recipe: its argument {key} is a {annotation}, and a recipe "
+                "holds numbers, text, true and false, null, lists and losses"
+            ) from error
+    return found
+
+
+@cache
+def adapter(annotation: Any) -> TypeAdapter[Any]:
+    """What checks values of a type, as strictly as the sections do."""
+    return TypeAdapter(annotation, config=CONFIG)
+
+
+def nested(annotation: Any) -> str | None:
+    """The section that an argument is like, if its type is a loss, a mixture or a method, perhaps or None."""
+    kinds = (annotation, *get_args(annotation))
+    return next((section for section in BASES if base_of(section) in kinds), None)
+
+
+def complete(
+    document: Document, section: str, given: Mapping[str, Any], path: KeyPath, meanings: Mapping[str, str]
+) -> dict[str, Any]:
+    """A section with every setting of its class, defaults included; complains to the document about what is wrong.
+
+    Args:
+        document: whose places the complaints name.
+        section: "method", "loss" or "mixture".
+        given: the section as written; its name has been checked.
+        path: of the section in the document.
+        meanings: see `complaints`.
+    """
+    name, dotted = given["name"], ".".join(map(str, path))
+    try:
+        known = settings(section, name)
+    except UserError as error:
+        document.complain((*path, "name"), str(error))
+        return dict(given)
+    _refuse_unknown(document, [key for key in given if key not in ("name", *known)], section, name, path)
+    whole: dict[str, Any] = {"name": name}
+    for key, (annotation, default) in known.items():
+        value, inner = given.get(key, default), (*path, key)
+        if value is Parameter.empty:
+            document.complain(inner, f"{dotted}.{key} is missing: the {section} has no default for it")
+        elif nested(annotation) and isinstance(value, dict):
+            whole[key] = _complete_nested(document, str(nested(annotation)), value, inner, meanings)
+        elif nested(annotation) and value is not None:
+            document.complain(inner, f"{dotted}.{key} must be a group of keys, e.g. {{name: cross_entropy}}")
+        elif nested(annotation):
+            whole[key] = None
+        else:
+            try:
+                whole[key] = adapter(annotation).validate_python(value)
+            except ValidationError as error:
+                for place, sentence in complaints(error, value, meanings, inner):
+                    document.complain(place, sentence)
+    return whole
+
+
+def _complete_nested(
+    document: Document, section: str, given: Mapping[str, Any], path: KeyPath, meanings: Mapping[str, str]
+) -> dict[str, Any]:
+    try:
+        check_name(section, str(given.get("name")))
+    except UserError as error:
+        document.complain((*path, "name"), str(error))
+        return dict(given)
+    return complete(document, section, given, path, meanings)
+
+
+def _refuse_unknown(document: Document, keys: list[str], section: str, name: str, path: KeyPath) -> None:
+    """Complains about keys that a class does not take; once about all that an override of its name left behind."""
+    dotted = ".".join(map(str, path))
+    renamed = document.overridden((*path, "name"))
+    left = [key for key in keys if renamed and not document.overridden((*path, key))]
+    known = [f"{dotted}.{key}" for key in ("name", *settings(section, name))]
+    for key in keys:
+        if key not in left:
+            document.complain((*path, key), unknown(f"{dotted}.{key}", known))
+    if left:
+        remedy = f"to leave all of the recipe's own settings behind, write {dotted}={{name: {name}}}"
+        document.complain((*path, "name"), f"the {section} {name} has no {' or '.join(left)}; {remedy}")
+
+
+def build(section: str, chosen: Mapping[str, Any], counts: Any, arguments: tuple[Any, ...] | None = None) -> Any:
+    """The object that a complete section describes.
+
+    Args:
+        section: "method", "loss" or "mixture".
+        chosen: name and settings.
+        counts: int64 [C], training images per class.
+        arguments: what the constructor takes by position; none: the counts.
+
+    Raises:
+        UserError: the settings do not go together, in the words of the class.
+    """
+    known = settings(section, chosen["name"])
+    values = {
+        key: build(str(nested(known[key][0])), value, counts) if isinstance(value, dict) else value
+        for key, value in chosen.items()
+        if key != "name"
+    }
+    try:
+        return class_of(section, chosen["name"])(*(arguments or (counts,)), **values)
+    except ValueError as error:
+        raise UserError(f"{section}.name={chosen['name']}: {error}") from error

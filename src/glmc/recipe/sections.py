@@ -234,8 +234,20 @@ class Model(Section):
         False, description="true: timm's weights for this name; or a file of weights; false: random initial weights"
     )
     freeze: bool = Field(False, description="whether the backbone keeps its weights and only the heads learn")
+    statistics: Literal["frozen", "drifting"] = Field(
+        "frozen", description="BatchNorm's running averages of a frozen backbone: kept, or following the batches"
+    )
     batch_norm: Literal["split", "two_pass", "joint"] = Field(
         "split", description="statistics for each view in one pass, in one pass a view, or over all views together"
+    )
+    heads: Literal["he_zero", "he_uniform", "uniform"] = Field(
+        "he_zero",
+        description="initial weights and biases of linear heads: He-normal and 0; He-normal and uniform (published "
+        "GLMC's ResNet-32); both uniform (PyTorch's default, and published GLMC's other networks)",
+    )
+    experts: int = Field(1, ge=1, description="copies of the network from a stage on, for methods that train several")
+    experts_from: str | None = Field(
+        None, min_length=1, description='first stage that each expert has for itself, e.g. "layer3"; null: one expert'
     )
 
     @field_validator("pretrained")
@@ -245,16 +257,33 @@ class Model(Section):
             raise rule("", f"must be true, false or a file of weights, not {shown(value)}")
         return value
 
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if (self.experts > 1) != (self.experts_from is not None):
+            raise rule("experts_from", "names a stage if and only if model.experts is above 1")
+        if self.statistics == "drifting" and not self.freeze:
+            raise rule("statistics", "is drifting, which is for a frozen backbone: set model.freeze to true")
+        return self
 
-class MethodChoice(Section):
-    """The method and its own parameters; in the document they stand side by side."""
 
-    name: str = Field(min_length=1, description='method: of `glmc list methods`, or a class as "package.module:Class"')
-    params: dict[str, Any] = Field({}, description="what the method's constructor takes, complete with defaults")
+class Choice(Section):
+    """A name and the settings of the class behind it; in the document they stand side by side."""
+
+    name: str = Field(
+        min_length=1, description='of `glmc list methods`, losses or mixtures, or a class as "package.module:Class"'
+    )
+    params: dict[str, Any] = Field({}, description="what the constructor takes, complete with defaults")
 
     @model_serializer
     def _flat(self) -> dict[str, Any]:
         return {"name": self.name, **self.params}
+
+
+class Sharpness(Section):
+    """Sharpness-aware minimisation. Foret et al., ICLR 2021; adaptive: Kwon et al., ICML 2021."""
+
+    rho: float = Field(0.05, gt=0, description="length of the step uphill, above 0")
+    adaptive: bool = Field(False, description="whether it is measured relative to each weight")
 
 
 class Optim(Section):
@@ -267,6 +296,9 @@ class Optim(Section):
     nesterov: bool = Field(False, description="whether sgd's momentum looks ahead")
     weight_decay: float = Field(ge=0, description="of every weight; added to the gradient by sgd, decoupled by adamw")
     clip: float | None = Field(None, gt=0, description="largest norm of the whole gradient; null: not clipped")
+    sharpness: Sharpness | None = Field(
+        None, description="SAM: the gradient is taken a step uphill, {rho, adaptive}; costs a second pass. null: none"
+    )
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -338,3 +370,18 @@ class Eval(Section):
     select: Literal["last", "val"] = Field(
         "last", description="which epoch is reported: the last, or the best on the validation images"
     )
+
+
+class SettledData(Data):
+    """`data` once the images have been seen: nothing left open."""
+
+    size: int
+    channels: Literal[1, 3]
+    mean: list[Annotated[float, Field(ge=0, le=1)]]
+    std: list[Annotated[float, Field(gt=0, le=1)]]
+
+
+class SettledTrain(Train):
+    """`train` once the machine is known."""
+
+    precision: Literal["float32", "bfloat16"]

@@ -1,6 +1,5 @@
 """A run's network: built from its recipe, given the weights of a checkpoint, and scored."""
 
-import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,18 +14,18 @@ from glmc.batches.augment import View
 from glmc.data.prepare import pixels, test_split
 from glmc.data.split import Split
 from glmc.errors import UserError
-from glmc.methods import METHODS
 from glmc.methods.base import Method
 from glmc.metrics import scores
+from glmc.models.heads import start_heads
 from glmc.random import Draws
-from glmc.recipe import Recipe, parse
+from glmc.recipe import Recipe, Settled, choice, parse_settled
 from glmc.runs import checkpoint
 from glmc.runs.tally import Tally
 from glmc.runtime import autocast
 from glmc.screen import Screen
 
 
-def build_method(recipe: Recipe, counts: Tensor, device: torch.device, *, initial: bool = True) -> Method:
+def build_method(recipe: Settled, counts: Tensor, device: torch.device, *, initial: bool = True) -> Method:
     """Backbone, heads and loss of a settled recipe, with the initial weights of its seed.
 
     `initial=False` is for those who load other weights at once: pretrained ones are not fetched for them.
@@ -35,28 +34,29 @@ def build_method(recipe: Recipe, counts: Tensor, device: torch.device, *, initia
         torch.manual_seed(int(Draws(recipe.train.seed, "weights").bits(1)[0] >> np.uint64(1)))
         backbone = models.build_backbone(
             recipe.model.name,
-            channels=recipe.data.channels or 3,
+            channels=recipe.data.channels,
             pretrained=initial and recipe.model.pretrained,
             batch_norm=recipe.model.batch_norm,
+            experts=recipe.model.experts,
+            experts_from=recipe.model.experts_from,
         )
-        module, _, name = METHODS.get(recipe.method.name, recipe.method.name).partition(":")
-        kind = getattr(importlib.import_module(module), name)
-        if not (isinstance(kind, type) and issubclass(kind, Method)):
-            raise UserError(f"method.name={recipe.method.name}: not a subclass of glmc.methods.base.Method")
-        method: Method = kind(backbone, counts, **recipe.method.params)
+        loss = choice.build("loss", recipe.loss.model_dump(), counts)
+        mixture = choice.build("mixture", recipe.mixture.model_dump(), counts)
+        method: Method = choice.build("method", recipe.method.model_dump(), counts, (backbone, counts, loss, mixture))
+        start_heads(method, recipe.model.heads)
     if recipe.model.freeze:
-        method.freeze_backbone()
+        method.freeze_backbone(recipe.model.statistics)
     return method.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def build_views(recipe: Recipe, names: tuple[str, ...], device: torch.device) -> list[View]:
+def build_views(recipe: Settled, names: tuple[str, ...], device: torch.device) -> list[View]:
     """The augmentations of a settled recipe, by name."""
     missing = [name for name in names if name not in recipe.views]
     if missing:
         raise UserError(f"views.{missing[0]}: the method {recipe.method.name} needs a view of this name in the recipe")
     for name in names:
-        refuse_larger_crops(name, recipe.views[name], recipe.data.size or 0)
-    return [View(recipe.views[name], recipe.data.mean or (), recipe.data.std or (), device) for name in names]
+        refuse_larger_crops(name, recipe.views[name], recipe.data.size)
+    return [View(recipe.views[name], recipe.data.mean, recipe.data.std, device) for name in names]
 
 
 def refuse_larger_crops(name: str, operations: Sequence[Any], side: int) -> None:
@@ -76,7 +76,7 @@ class Trained(NamedTuple):
     counts: NDArray[np.int64]  # [C], training images per class
 
 
-def load_trained(point: checkpoint.Checkpoint, recipe: Recipe) -> Trained:
+def load_trained(point: checkpoint.Checkpoint, recipe: Settled) -> Trained:
     """The method of a checkpoint, on the device of the recipe: the checkpoint's own, perhaps with some values changed.
 
     Raises:
@@ -153,7 +153,7 @@ def evaluate(
 
 
 def score(
-    trained: Trained, split: Split, recipe: Recipe, *, flip: bool = False
+    trained: Trained, split: Split, recipe: Settled, *, flip: bool = False
 ) -> tuple[dict[str, float], NDArray[np.int64]]:
     """Figures and confusion matrix (int64 [C, C]) of a trained method on decoded images, as a settled recipe says.
 
@@ -206,7 +206,7 @@ def test(path: Path, overrides: tuple[str, ...], *, quiet: bool) -> dict[str, An
     point = find_checkpoint(path)
     for remark in point.remarks:
         screen.say(remark)
-    recipe = parse(point.state["recipe"], overrides)
+    recipe = parse_settled(point.state["recipe"], overrides)
     trained = load_trained(point, recipe)
     split = test_split(recipe.data, screen)
     result: dict[str, Any] = {"checkpoint": str(point.path), "recipe": recipe.name}

@@ -2,7 +2,7 @@
 
 import copy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,17 +17,15 @@ from glmc.data.prepare import Prepared, pixels, prepare
 from glmc.data.split import Paths
 from glmc.errors import UserError
 from glmc.methods.base import Method
-from glmc.methods.second_stage import SecondStage
 from glmc.metrics import scores
-from glmc.random import Draws
-from glmc.recipe import Recipe, parse
+from glmc.recipe import Recipe, Settled, parse_settled
 from glmc.runs import checkpoint
 from glmc.runs.tally import Tally
 from glmc.runs.trained import answering, build_method, build_views, evaluate, load_trained, refuse_other_classes
 from glmc.screen import Screen
-from glmc.step import Step
-from glmc.train.engine import Inputs, Terms, state_of, training_step
-from glmc.train.execution import Graphed, Ladder, Way, Ways
+from glmc.step import Batch, Step
+from glmc.train.engine import Inputs, Terms, drawn, state_of, training_step
+from glmc.train.execution import Fallback, Graphed, Makers, Mode
 from glmc.train.schedule import factor
 
 
@@ -35,7 +33,7 @@ from glmc.train.schedule import factor
 class Parts:
     """Everything that a run is made of."""
 
-    recipe: Recipe  # settled
+    recipe: Settled  # settled
     data: Prepared
     device: torch.device
     method: Method
@@ -43,7 +41,8 @@ class Parts:
     average: Method | None
     optimizer: torch.optim.Optimizer
     loader: Loader
-    step: Ladder  # `Inputs` -> terms of the loss, in the fastest way that works
+    before_epoch: Callable[[int], None]  # gathers what the method wants to know of the training set; 0-based
+    step: Fallback  # `Inputs` -> terms of the loss, in the fastest way that works
     answers: dict[bool, Callable[[Tensor], Tensor]]  # averaged with mirrored images? -> images to logits
     sets: dict[str, tuple[Tensor, Tensor]]  # "test" and perhaps "val": uint8 [N, side, side, ch], int64 [N]
     factors: list[float]  # learning rate of each epoch as a fraction of its peak
@@ -69,24 +68,24 @@ class Parts:
         return scores(confusion, self.data.train.counts, few=self.recipe.eval.few, extras=extras), confusion
 
 
-def adopt(method: Method, recipe: Recipe, classes: Sequence[str], device: torch.device) -> None:
-    """Let a second stage start from the network of its parent run; other methods have none.
+def adopt(method: Method, recipe: Settled, classes: Sequence[str], device: torch.device) -> None:
+    """Let a method start from the network of its parent run, if it has one.
 
     Raises:
         UserError: there is no such run, its network or classes are others, or method and parent do not go together.
     """
-    if not isinstance(method, SecondStage):
-        if recipe.parent is not None:
-            raise UserError(f"parent={recipe.parent}: only a second stage starts from another run; set parent to null")
+    if recipe.parent is None or recipe.starts_from is None:
+        if method.second_stage:
+            raise UserError(f"method.name={recipe.method.name} is a second stage: start it with glmc finetune RUN")
         return
-    if recipe.parent is None:
-        raise UserError(f"method.name={recipe.method.name} is a second stage: start it with glmc finetune RUN --stage2")
     parent = Path(recipe.parent)
     point = checkpoint.latest(parent / "checkpoints") or checkpoint.read(parent)
     refuse_other_classes(recipe, classes, point.state["classes"])
-    first = parse(point.state["recipe"], [f"train.device={device.type}"])
+    first = parse_settled(point.state["recipe"], [f"train.device={device.type}"])
     try:
-        method.adopt(load_trained(point, first).method)
+        method.adopt(load_trained(point, first).method, recipe.starts_from)
+    except ValueError as error:
+        raise UserError(f"parent={parent}: {error}") from error
     except RuntimeError as error:
         raise UserError(
             f"model.name={recipe.model.name}: not the network of parent={parent}, which is {first.model.name}"
@@ -99,13 +98,13 @@ def build(recipe: Recipe, screen: Screen, *, initial: bool = True) -> Parts:
     Raises:
         UserError: something about the recipe, the data or the machine does not go together.
     """
-    recipe, data, device = settle(recipe, screen)
+    settled, data, device = settle(recipe, screen)
     counts = torch.from_numpy(data.train.counts)
-    method = build_method(recipe, counts, device, initial=initial)
+    method = build_method(settled, counts, device, initial=initial)
     if initial:
-        adopt(method, recipe, data.train.classes, device)
+        adopt(method, settled, data.train.classes, device)
     sets = {"test": data.test} if data.val is None else {"test": data.test, "val": data.val}
-    loader = build_loader(recipe, data, method, device)
+    loader = build_loader(settled, data, method, device)
     home = runtime.home_of(sum(pixels(split).nbytes for split in sets.values()), device)
     if recipe.eval.select == "val" and "val" not in sets:
         raise UserError(
@@ -113,18 +112,18 @@ def build(recipe: Recipe, screen: Screen, *, initial: bool = True) -> Parts:
         )
     average = None if recipe.train.ema is None else copy.deepcopy(method).requires_grad_(False)
     tested = method if average is None else average
-    optimizer = build_optimizer(method, recipe)
+    optimizer = build_optimizer(method, settled)
     plan = recipe.train
     steps = min(plan.epochs * loader.steps, plan.max_steps or sys.maxsize)
-    way = recipe.train.step
-    if way == "auto":
-        way = runtime.pick_way(device, steps * step_flops(method, loader, data))
-        recipe = recipe.override(f"train.step={way}")
-    if way == "graph" and device.type != "cuda":  # a run that was begun on a GPU may go on elsewhere
+    mode = recipe.train.step
+    if mode == "auto":
+        mode = runtime.pick_mode(device, steps * step_flops(method, loader, data))
+        settled = settled.override(f"train.step={mode}")
+    if mode == "graph" and device.type != "cuda":  # a run that was begun on a GPU may go on elsewhere
         screen.say(f"train.step=graph needs a CUDA device, and this is {device.type}: steps are carried out eagerly")
-        way = "eager"
+        mode = "eager"
     return Parts(
-        recipe=recipe,
+        recipe=settled,
         data=data,
         device=device,
         method=method,
@@ -132,8 +131,9 @@ def build(recipe: Recipe, screen: Screen, *, initial: bool = True) -> Parts:
         average=average,
         optimizer=optimizer,
         loader=loader,
-        step=build_step(way, method, loader, optimizer, average, recipe, screen),
-        answers=build_answers(way, tested, recipe, screen),
+        before_epoch=build_before_epoch(method, loader, settled),
+        step=build_step(mode, method, loader, optimizer, average, settled, screen),
+        answers=build_answers(mode, tested, settled, screen),
         sets={
             name: (torch.from_numpy(pixels(split)).to(home), torch.from_numpy(split.labels).to(home))
             for name, split in sets.items()
@@ -153,7 +153,23 @@ def build(recipe: Recipe, screen: Screen, *, initial: bool = True) -> Parts:
     )
 
 
-def build_loader(recipe: Recipe, data: Prepared, method: Method, device: torch.device) -> Loader:
+def build_before_epoch(method: Method, loader: Loader, recipe: Settled) -> Callable[[int], None]:
+    """What a method gathers from the training set before an epoch (0-based)."""
+
+    def look(name: str) -> Iterator[Batch]:
+        (view,) = build_views(recipe, (name,), loader.device)
+        return loader.look(view)
+
+    @torch.no_grad()
+    def before_epoch(epoch: int) -> None:
+        method.eval()
+        with runtime.autocast(loader.device, recipe.train.precision):
+            method.before_epoch(epoch, recipe.train.epochs, look)
+
+    return before_epoch
+
+
+def build_loader(recipe: Settled, data: Prepared, method: Method, device: torch.device) -> Loader:
     """Batches of the training images: from the device's memory, or from files while the run goes on."""
     views = build_views(recipe, method.views, device)
     batch_size, seed = recipe.data.batch_size, recipe.train.seed
@@ -169,15 +185,15 @@ def build_loader(recipe: Recipe, data: Prepared, method: Method, device: torch.d
 
 
 def build_step(
-    way: Way,
+    mode: Mode,
     method: Method,
     loader: Loader,
     optimizer: torch.optim.Optimizer,
     average: Method | None,
-    recipe: Recipe,
+    recipe: Settled,
     screen: Screen,
-) -> Ladder:
-    """The training step of a settled recipe, `way` or the next slower one that works."""
+) -> Fallback:
+    """The training step of a settled recipe, `mode` or the next slower one that works."""
 
     def written(compiled: bool = False) -> Callable[[Inputs], Terms]:
         return training_step(
@@ -186,13 +202,14 @@ def build_step(
             optimizer,
             precision=recipe.train.precision,
             clip=recipe.optim.clip,
+            sharpness=recipe.optim.sharpness.model_dump() if recipe.optim.sharpness else None,
             average=average,
             ema=recipe.train.ema or 0.0,
             compiled=compiled,
         )
 
-    return Ladder(
-        way,
+    return Fallback(
+        mode,
         {
             "graph": lambda: Graphed(written(), lambda: state_of(method, optimizer, average)),
             "compile": lambda: written(compiled=True),
@@ -202,14 +219,16 @@ def build_step(
     )
 
 
-def build_answers(way: Way, method: Method, recipe: Recipe, screen: Screen) -> dict[bool, Callable[[Tensor], Tensor]]:
+def build_answers(
+    mode: Mode, method: Method, recipe: Settled, screen: Screen
+) -> dict[bool, Callable[[Tensor], Tensor]]:
     """What answers test images, without and with their mirror images; recorded as a graph if the step is."""
     (view,) = build_views(recipe, ("test",), next(method.parameters()).device)
 
-    def of(flip: bool) -> Ladder:
+    def of(flip: bool) -> Fallback:
         answer = answering(method, view, precision=recipe.train.precision, flip=flip)
-        ways: Ways = {"graph": lambda: Graphed(answer), "compile": lambda: answer, "eager": lambda: answer}
-        return Ladder("graph" if way == "graph" else "eager", ways, screen.say, "evaluation")
+        makers: Makers = {"graph": lambda: Graphed(answer), "compile": lambda: answer, "eager": lambda: answer}
+        return Fallback("graph" if mode == "graph" else "eager", makers, screen.say, "evaluation")
 
     return {flip: of(flip) for flip in (False, True)}
 
@@ -228,24 +247,19 @@ def step_flops(method: Method, loader: Loader, data: Prepared) -> float:
     return 3.0 * counter.get_total_flops() * loader.batch_size * len(loader.views)
 
 
-def settle(recipe: Recipe, screen: Screen) -> tuple[Recipe, Prepared, torch.device]:
+def settle(recipe: Recipe, screen: Screen) -> tuple[Settled, Prepared, torch.device]:
     """Prepare the data, and write into the recipe what it left open: size, normalisation, precision and the like."""
     device = runtime.pick_device(recipe.train.device)
     runtime.use_threads(recipe.train.threads)
     wants = models.pretrained_input(recipe.model.name) if recipe.model.pretrained else {}
     prepared = prepare(recipe.data, screen, room=runtime.room_for_images(device), **wants)
-    recipe = recipe.override(
-        f"data.size={prepared.size}",
-        f"data.channels={prepared.channels}",
-        f"data.mean={list(prepared.mean)}",
-        f"data.std={list(prepared.std)}",
-        f"data.loader={prepared.loader}",
-        f"train.precision={runtime.pick_precision(recipe.train.precision, device, screen.say)}",
-    )
-    return recipe, prepared, device
+    precision = runtime.pick_precision(recipe.train.precision, device, screen.say)
+    facts = {"mean": list(prepared.mean), "std": list(prepared.std), "loader": prepared.loader}
+    settled = recipe.settle({"size": prepared.size, "channels": prepared.channels, **facts}, {"precision": precision})
+    return settled, prepared, device
 
 
-def build_optimizer(method: Method, recipe: Recipe) -> torch.optim.Optimizer:
+def build_optimizer(method: Method, recipe: Settled) -> torch.optim.Optimizer:
     """SGD or AdamW with one group for the heads and one for the backbone.
 
     "peak" is a group's largest learning rate; the present one, "lr", is a tensor: a recorded step sees it change.
@@ -254,10 +268,16 @@ def build_optimizer(method: Method, recipe: Recipe) -> torch.optim.Optimizer:
     backbone = {id(parameter) for parameter in method.backbone.parameters()}
     trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for p in trained if id(p) in backbone], "peak": optim.backbone_lr or optim.lr},
-        {"params": [p for p in trained if id(p) not in backbone], "peak": optim.lr},
+        {
+            "name": "backbone",
+            "params": [p for p in trained if id(p) in backbone],
+            "peak": optim.backbone_lr or optim.lr,
+        },
+        {"name": "heads", "params": [p for p in trained if id(p) not in backbone], "peak": optim.lr},
     ]
     groups = [group for group in groups if group["params"]]
+    if not groups:
+        raise UserError("model.freeze=true: nothing else is trained by this method; set it to false")
     device = trained[0].device
     for group in groups:
         group["lr"] = torch.tensor(group["peak"], device=device)
@@ -283,8 +303,7 @@ def try_one_step(parts: Parts) -> int:
         UserError: any of these; names the value to change.
     """
     recipe, loader, device, method = parts.recipe, parts.loader, parts.device, parts.method
-    own = method.draws(Draws(0, "trial"), loader.steps)
-    draws = {name: torch.as_tensor(table[0], dtype=torch.float32, device=device) for name, table in own.items()}
+    draws = {name: table[0] for name, table in drawn(method, loader, 0, recipe.train.epochs).items()}
     first = next(loader.parts(loader.epoch(0)))
 
     def loss_of(trial: torch.nn.Module, images: int) -> Tensor:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from glmc.methods.base import Method
 from glmc.random import Draws
 from glmc.runtime import autocast
 from glmc.step import Step
+from glmc.train.sharpness import statistics_kept, uphill
 
 
 @dataclass
@@ -27,7 +28,7 @@ class State:
     steps: int = 0  # steps done since the start
     sums: dict[str, float] = field(default_factory=dict)  # loss terms, summed over `step` steps
     seconds: dict[str, float] = field(default_factory=lambda: {"startup": 0.0, "train": 0.0, "eval": 0.0})
-    ways: dict[str, int] = field(default_factory=dict)  # graph, compile or eager -> steps carried out so
+    modes: dict[str, int] = field(default_factory=dict)  # graph, compile or eager -> steps carried out so
 
 
 class Meter:
@@ -85,7 +86,7 @@ class Inputs(NamedTuple):
     """Everything that changes from step to step: rows of the epoch's tables, on the device."""
 
     parts: dict[str, Stream]
-    draws: dict[str, Tensor]  # of the method
+    draws: dict[str, Tensor]  # a row of each of the method's tables
     progress: Tensor  # float [], epoch / epochs
 
 
@@ -99,6 +100,7 @@ def training_step(
     *,
     precision: str,
     clip: float | None = None,
+    sharpness: Mapping[str, Any] | None = None,
     average: Method | None = None,
     ema: float = 0.0,
     compiled: bool = False,
@@ -111,23 +113,33 @@ def training_step(
         optimizer: with its learning rates as tensors.
         precision: "float32" or "bfloat16".
         clip: largest norm of the gradient, or none.
+        sharpness: {rho, adaptive} of `sharpness.uphill`, or none.
         average: follows the method after every step, keeping the share `ema` of itself.
         ema: in (0, 1).
         compiled: fuse the method's operations for batches of the full size; the last one of an epoch stays as it is.
     """
     fused = torch.compile(method.forward, dynamic=False) if compiled else method.forward
 
-    def step(inputs: Inputs) -> Terms:
-        streams = {name: loader.batch(part) for name, part in inputs.parts.items()}
-        forward = fused if len(streams["instance"].rows) == loader.batch_size else method.forward
+    def gradient(step: Step) -> Terms:
+        forward = fused if len(step.streams["instance"].rows) == loader.batch_size else method.forward
         with autocast(loader.device, precision):
-            terms = forward(Step(streams, inputs.draws, inputs.progress))
+            terms = forward(step)
             loss = torch.stack(list(terms.values())).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        return terms
+
+    def step(inputs: Inputs) -> Terms:
+        streams = {name: loader.batch(part) for name, part in inputs.parts.items()}
+        step = Step(streams, inputs.draws, inputs.progress)
+        terms = gradient(step)
+        if sharpness is not None:
+            with uphill(method.parameters(), **sharpness), statistics_kept(method):
+                gradient(step)
         if clip is not None:
             clip_grad_norm_(method.parameters(), clip)
         optimizer.step()
+        method.after_step()
         if average is not None:
             follow(average, method, ema)
         return {name: term.detach() for name, term in terms.items()}
@@ -143,6 +155,15 @@ def follow(average: Method, method: Method, keep: float) -> None:
             mean.lerp_(value, 1 - keep)
         else:
             mean.copy_(value)
+
+
+def drawn(method: Method, loader: Loader, epoch: int, epochs: int) -> dict[str, Tensor]:
+    """A method's tables of an epoch (0-based) on the device; what is float64 becomes float32."""
+    tables = method.tables(
+        Draws(loader.seed, "method", epoch), epoch=epoch, epochs=epochs, steps=loader.steps, batch=loader.batch_size
+    )
+    tensors = {name: torch.from_numpy(table).to(loader.device) for name, table in tables.items()}
+    return {name: table.float() if table.dtype == torch.float64 else table for name, table in tensors.items()}
 
 
 def state_of(method: Method, optimizer: Optimizer, average: Method | None) -> list[Tensor]:
@@ -161,6 +182,7 @@ def fit(
     *,
     epochs: int,
     factors: Sequence[float],
+    before_epoch: Callable[[int], None] = lambda epoch: None,
     average: Method | None = None,
     max_steps: int | None = None,
 ) -> Iterator[tuple[bool, Meter]]:
@@ -172,20 +194,23 @@ def fit(
     Args:
         method: on the device.
         loader: batches of the method's streams.
-        optimizer: its groups hold their peak learning rate as "peak" and the present one, "lr", as a tensor.
+        optimizer: its groups have a "name", their peak learning rate as "peak" and the present one, "lr", as a tensor.
         step: `training_step`, perhaps recorded as a graph.
         state: changed in place.
         epochs: length of the run.
         factors: [epochs], learning rate as a fraction of its peak.
+        before_epoch: what the method gathers from the training set before an epoch (0-based).
         average: the moving average that `step` keeps, for what a method does to its weights after an epoch.
         max_steps: end the run after so many steps, in the middle of an epoch if need be.
     """
     while state.epoch < epochs and (max_steps is None or state.steps < max_steps):
+        rates = method.rates(state.epoch / epochs)
         for group in optimizer.param_groups:
-            group["lr"].fill_(group["peak"] * factors[state.epoch])
+            group["lr"].fill_(group["peak"] * factors[state.epoch] * rates.get(group["name"], 1.0))
+        if state.step == 0:  # an epoch that is resumed has what it gathered in its checkpoint
+            before_epoch(state.epoch)
         tables = loader.epoch(state.epoch)
-        own = method.draws(Draws(loader.seed, "method", state.epoch), loader.steps)
-        draws = {name: torch.from_numpy(table).float().to(loader.device) for name, table in own.items()}
+        draws = drawn(method, loader, state.epoch, epochs)
         seeds = Draws(loader.seed, "torch", state.epoch).below(2**53, loader.steps)
         progress = torch.tensor(state.epoch / epochs, device=loader.device)
         meter = Meter(loader.device, state.sums, state.step)

@@ -16,9 +16,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-Way = Literal["graph", "compile", "eager"]
-WAYS: tuple[Way, ...] = ("graph", "compile", "eager")  # the fastest first
-Ways = Mapping[Way, Callable[[], Callable[[Any], Any]]]  # what makes a function that is carried out in that way
+Mode = Literal["graph", "compile", "eager"]
+MODES: tuple[Mode, ...] = ("graph", "compile", "eager")  # the fastest first
+Makers = Mapping[Mode, Callable[[], Callable[[Any], Any]]]  # what makes a function that is carried out in that way
 WARM_UP = 3  # runs before a recording: libraries choose kernels and allocate workspaces in their first ones
 
 
@@ -102,31 +102,31 @@ def restore(before: list[tuple[Tensor, Tensor]], now: list[Tensor]) -> None:
             tensor.zero_()
 
 
-class Ladder:
+class Fallback:
     """A function carried out in the fastest way that works: one that fails at its first call is left for the next.
 
     Args:
-        way: the first to be tried.
-        ways: all compute the same, to within rounding.
-        say: told in a sentence why a way was left.
+        mode: the first to be tried.
+        makers: make the function for each mode; all compute the same, to within rounding.
+        say: told in a sentence why a mode was left.
         what: the sentence's subject.
     """
 
-    def __init__(self, way: Way, ways: Ways, say: Callable[[str], None], what: str = "train.step") -> None:
-        self.way, self.say, self.what = way, say, what
-        self._ways, self._function, self._works = ways, ways[way](), False
+    def __init__(self, mode: Mode, makers: Makers, say: Callable[[str], None], what: str = "train.step") -> None:
+        self.mode, self.say, self.what = mode, say, what
+        self._makers, self._function, self._works = makers, makers[mode](), False
 
     def __call__(self, inputs: Any) -> Any:
         """The function's results."""
         try:
             results = self._function(inputs)
         except Exception as error:
-            if self.way == "eager" or self._works:
+            if self.mode == "eager" or self._works:
                 raise
-            lower = WAYS[WAYS.index(self.way) + 1]
+            lower = MODES[MODES.index(self.mode) + 1]
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            self.say(f"{self.what}={self.way} does not work here ({reason}): going on with {lower}")
-            self.way, self._function = lower, self._ways[lower]()
+            self.say(f"{self.what}={self.mode} does not work here ({reason}): going on with {lower}")
+            self.mode, self._function = lower, self._makers[lower]()
             return self(inputs)
         self._works = True
         return results

@@ -181,10 +181,11 @@ def training(begun: Begun, tell: Callable[[str], None], arrived: Sequence[int]) 
         state,
         epochs=recipe.train.epochs,
         factors=parts.factors,
+        before_epoch=parts.before_epoch,
         average=parts.average,
         max_steps=recipe.train.max_steps,
     ):
-        state.ways[parts.step.way] = state.ways.get(parts.step.way, 0) + 1
+        state.modes[parts.step.mode] = state.modes.get(parts.step.mode, 0) + 1
         now = time.monotonic()
         if not epoch_over and now - glanced > GLANCE_SECONDS:
             glanced, means = now, meter.glance()
@@ -266,9 +267,9 @@ def conclude(parts: Parts, run: Path, state: State, records: list[dict[str, Any]
         "weights_sha256": checkpoint.weights_sha256(parts.tested.state_dict()),
         "seconds": state.seconds,
     }
-    result["step"] = {"asked": recipe.train.step, **state.ways}
+    result["step"] = {"asked": recipe.train.step, **state.modes}
     if recipe.parent is not None:
-        result |= {"stage2": recipe.method.name, "stage1": json.loads((run / "stage1.json").read_text())}
+        result |= {"stage2": recipe.name.rpartition("+")[2], "stage1": json.loads((run / "stage1.json").read_text())}
     for name, known in (("expect", recipe.expect), ("published", recipe.published)):
         if known is not None:
             result[name] = known.model_dump()

@@ -14,10 +14,10 @@ from glmc import posthoc, runtime
 from glmc.data.prepare import test_split
 from glmc.errors import UserError
 from glmc.metrics import per_class
-from glmc.recipe import HARMLESS, Recipe, parse
+from glmc.recipe import HARMLESS, Recipe, Settled, parse_settled
 from glmc.runs import checkpoint, folder
 from glmc.runs.files import write_atomic
-from glmc.runs.trained import find_checkpoint, load_trained, score
+from glmc.runs.trained import build_method, find_checkpoint, load_trained, score
 from glmc.screen import Screen
 from glmc.train.run import train
 
@@ -27,11 +27,23 @@ ANEW = {  # what stage 2 does not take over from stage 1
     "optim.backbone_lr": "null",
     "optim.clip": "null",
     "optim.nesterov": "false",
+    "optim.sharpness": "null",
     "train.ema": "null",
     "train.max_steps": "null",
     "train.warmup": "0",
     "train.milestones": "[]",
     "model.pretrained": "false",
+    "published": "null",
+    "expect": "null",
+}
+
+
+PLAIN = {  # what is left once a classifier has been changed by hand: a backbone and a linear classifier
+    "method": "{name: supervised}",
+    "loss": "{name: cross_entropy}",
+    "mixture": "{name: none}",
+    "parent": "null",
+    "starts_from": "null",
     "published": "null",
     "expect": "null",
 }
@@ -60,7 +72,7 @@ def finetune(
     if stage not in stages():
         raise UserError(f"--stage2 {stage}: choose one of {', '.join(stages())}")
     point = find_checkpoint(run)
-    first = parse(point.state["recipe"])
+    first = parse_settled(point.state["recipe"])
     if stage in REPAIRS:
         return repair(point, run, first, stage, overrides, out, command=command, quiet=quiet)
     return train(second_recipe(first, run, stage, overrides), out, command=command, quiet=quiet, since=since)
@@ -76,8 +88,9 @@ def second_recipe(first: Recipe, run: Path, stage: str, overrides: tuple[str, ..
     """The recipe of stage 1 with method, optimizer and schedule of stage 2, and the run as parent."""
     sections = stage_file(stage)
     values = ANEW | {"name": f"{first.name}+{stage}", "parent": json.dumps(str(run.resolve()))}
-    values["method"] = json.dumps(sections["method"])
-    for section in ("optim", "train"):
+    values |= {"starts_from": sections["starts_from"], "mixture": "{name: none}"}
+    values |= {section: json.dumps(sections[section]) for section in ("method", "loss")}
+    for section in ("model", "optim", "train"):
         values |= {f"{section}.{key}": json.dumps(value) for key, value in sections[section].items()}
     known = sections.get("published", {}).get(first.name)
     if known is not None and first.published is not None and not set(given(overrides)) - HARMLESS:
@@ -95,7 +108,7 @@ def given(overrides: tuple[str, ...]) -> list[str]:
 def repair(
     point: checkpoint.Checkpoint,
     run: Path,
-    first: Recipe,
+    first: Settled,
     stage: str,
     overrides: tuple[str, ...],
     out: Path | None,
@@ -103,31 +116,38 @@ def repair(
     command: str,
     quiet: bool,
 ) -> Path:
-    """A second stage without training: change the answering classifier, save the method, and score it."""
+    """A second stage without training: the backbone and the classifier that answers, changed, saved and scored."""
     settings, others = repair_settings(stage, overrides)
-    first = first.override(f"name={json.dumps(f'{first.name}+{stage}')}", "published=null", "expect=null", *others)
-    target = folder.claim(out, first.name)
+    name = json.dumps(f"{first.name}+{stage}")
+    recipe = first.override(f"name={name}", *(f"{key}={value}" for key, value in PLAIN.items()), *others)
+    target = folder.claim(out, recipe.name)
     screen = Screen(target / "log.txt", quiet)
     try:
-        trained = load_trained(point, first)
-        split = test_split(first.data, screen)
-        repair_head(trained.method.head(), stage, torch.from_numpy(trained.counts), settings)
-        scores, confusion = score(trained, split, first)
+        before = load_trained(point, first)
+        head = before.method.head()
+        if head is None:
+            raise UserError(f"--stage2 {stage}: {first.method.name} does not answer with one linear classifier")
+        split = test_split(recipe.data, screen)
+        device, counts = head.weight.device, torch.from_numpy(before.counts)
+        trained = before._replace(method=build_method(recipe, counts, device, initial=False))
+        repair_head(head, stage, counts, settings)
+        trained.method.backbone.load_state_dict(before.method.backbone.state_dict())
+        trained.method.adopt_head(head)
+        scores, confusion = score(trained, split, recipe)
     except BaseException:
         folder.release(target)
         raise
-    state = {**point.state, "recipe": first.to_yaml(), "name": first.name, "repair": {"name": stage, **settings}}
+    state = {**point.state, "recipe": recipe.to_yaml(), "name": recipe.name, "repair": {"name": stage, **settings}}
     checkpoint.save(target / "checkpoints", point.step, {"weights": trained.method.state_dict()}, state)
-    write_atomic(target / "recipe.yaml", first.to_yaml())
-    device = next(trained.method.parameters()).device
-    folder.record_environment(target, runtime.environment(device, first.train.precision, command))
+    write_atomic(target / "recipe.yaml", recipe.to_yaml())
+    folder.record_environment(target, runtime.environment(device, recipe.train.precision, command))
     folder.write_confusion(target / "confusion.csv", confusion, trained.classes)
     result: dict[str, Any] = {
-        **folder.result_head(first, trained.method, trained.counts, 0, 0),
+        **folder.result_head(recipe, trained.method, trained.counts, 0, 0),
         "last": scores,
     }
-    if first.eval.flip_tta:
-        result["flip_tta"] = score(trained, split, first, flip=True)[0]
+    if recipe.eval.flip_tta:
+        result["flip_tta"] = score(trained, split, recipe, flip=True)[0]
     result |= {
         "stage2": stage,
         "settings": settings,

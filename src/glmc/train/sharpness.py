@@ -1,0 +1,45 @@
+"""Sharpness-aware minimisation: the gradient of a step is taken a little uphill of the weights.
+
+Foret et al., ICLR 2021, arXiv:2010.01412; adaptive: Kwon et al., ICML 2021, arXiv:2102.11600.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@contextmanager
+def uphill(parameters: Iterable[nn.Parameter], *, rho: float, adaptive: bool) -> Iterator[None]:
+    """Weights moved along their gradients by a vector of length `rho`, and back to the very same bits at the end.
+
+    Nothing in it waits for the host, and weights are changed in place, so that it can be recorded as a CUDA graph.
+
+    Args:
+        parameters: those without a gradient stay where they are.
+        rho: length of w' - w, or with `adaptive` of (w' - w) / |w|.
+        adaptive: whether to measure relative to each weight.
+    """
+    pairs = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
+    moved: list[Tensor] = [parameter.detach() for parameter, _ in pairs]
+    before = [weight.clone() for weight in moved]
+    scales = [weight.abs() if adaptive else 1.0 for weight in moved]
+    directions = [gradient * scale for (_, gradient), scale in zip(pairs, scales, strict=True)]
+    length = rho / (torch.linalg.vector_norm(torch.stack([d.norm() for d in directions])) + 1e-12)  # float []
+    for weight, direction, scale in zip(moved, directions, scales, strict=True):
+        weight.add_(direction * scale * length)
+    yield
+    torch._foreach_copy_(moved, before)
+
+
+@contextmanager
+def statistics_kept(network: nn.Module) -> Iterator[None]:
+    """BatchNorm normalises as in training, but its running averages and counters stay as they are."""
+    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    yield
+    for norm in norms:
+        norm.track_running_stats = True
