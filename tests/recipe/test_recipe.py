@@ -175,6 +175,26 @@ def test_no_text_gives_anything_but_a_recipe_or_a_sentence(seed: int, shop: Path
     assert outcomes == {"sentence", "recipe"}
 
 
+# --- what makes another recipe ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("override", ["train.track=[tensorboard]", "data.root=x", "train.seed=3", "name=x"])
+def test_harmless_keys_and_the_seed_make_no_other_recipe(override):
+    first = recipe.load("digits_lt/ce")
+    other = first.override(override)
+    assert other != first
+    assert recipe.essence(other.model_dump()) == recipe.essence(first.model_dump())
+    assert not recipe.changed([override])
+
+
+def test_other_keys_make_another_recipe():
+    first = recipe.load("digits_lt/ce")
+    essence = recipe.essence(first.override("optim.lr=0.5").model_dump())
+    assert recipe.essence(first.model_dump()) | {"optim.lr": 0.5} == essence
+    assert recipe.changed(["train.seed=3", "optim.lr=0.5"])
+    assert not {"published", "published.top1", "expect", "expect.top1"} & set(essence)
+
+
 # --- keys for people --------------------------------------------------------------------------------------------------
 
 

@@ -102,7 +102,9 @@ def test_runs_that_differ_in_the_seed_only_count_together(tmp_path):
     runs = [digits(tmp_path / str(seed), seed=seed) for seed in (0, 1)]
     again = digits(tmp_path / "again", seed=1)
     changed = other(digits(tmp_path / "changed", seed=2), {"optim.lr": 0.5})
-    moved = other(digits(tmp_path / "moved", seed=3), {"data.root": "/elsewhere", "expect.top1": 96.5})
+    moved = other(
+        digits(tmp_path / "moved", seed=3), {"data.root": "/elsewhere", "train.track": ["wandb"], "expect.top1": 96.5}
+    )
     found = entries.gather([finished.read(run) for run in (*runs, again, changed, moved)])
     assert [[run.folder.name for run in entry.runs] for entry in found] == [["0", "1", "moved"], ["again"], ["changed"]]
     assert [entry.letter for entry in found] == ["A", "B", "C"]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from glmc.cli import app
-from glmc.cli.words import AsJson, Overrides, Quiet, changed
+from glmc.cli.words import AsJson, Overrides, Quiet
 from glmc.errors import UserError
 
 
@@ -22,7 +22,7 @@ def show(
     from glmc.data import prepare
 
     wanted = recipe.load(recipe_name, tuple(overrides or ()))
-    if changed(overrides):
+    if recipe.changed(overrides or ()):
         wanted = wanted.override("expect=null", "published=null")
     print(wanted.to_yaml(), end="")
     try:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from glmc.cli import STARTED, app
-from glmc.cli.words import AsJson, Overrides, Quiet, RunReference, Words, changed, parse_seeds, split_words
+from glmc.cli.words import AsJson, Overrides, Quiet, RunReference, Words, parse_seeds, split_words
 from glmc.errors import UserError
 
 
@@ -52,7 +52,7 @@ def train(
         name = choice.recipe
         print(f"glmc train {name}: {choice.reason}", file=sys.stderr)
     wanted = recipe.load(name or "digits_lt/glmc", overrides)
-    if changed(overrides):
+    if recipe.changed(overrides):
         wanted = wanted.override("expect=null", "published=null")  # figures of another recipe from here on
     if seeds is None:
         if together is not None:

@@ -1,6 +1,5 @@
 """What the commands have in common: kinds of arguments, and how words become a recipe's name and overrides."""
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -24,13 +23,6 @@ def split_words(words: list[str] | None) -> tuple[str | None, tuple[str, ...]]:
         if "=" not in word:
             raise UserError(f"{word!r} is neither the first word, which names the recipe, nor key=value")
     return name, tuple(words)
-
-
-def changed(overrides: Sequence[str] | None) -> bool:
-    """Whether assignments make another recipe, whose figures need not be those of the named one."""
-    from glmc.recipe import HARMLESS
-
-    return any(assignment.partition("=")[0] not in {"train.seed", *HARMLESS} for assignment in overrides or ())
 
 
 def parse_seeds(text: str) -> list[int]:

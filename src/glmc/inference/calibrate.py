@@ -28,7 +28,8 @@ FILE = "calibration.json"
 LEAST, FEW = 10, 100  # images: fewer are refused, fewer get a remark
 PRIORS = {"training": "the training frequencies", "uniform": "equal frequencies"}  # `Method.prior` in words
 CHANGEABLE = sorted(
-    HARMLESS - {"parent", "train.save_minutes"} | {"eval.batch_size", "train.precision", "train.threads"}
+    {key for key in HARMLESS if key.startswith("data.")}
+    | {"eval.batch_size", "train.device", "train.precision", "train.threads"}
 )
 
 

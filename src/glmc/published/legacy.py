@@ -44,14 +44,7 @@ NETWORKS = {
 }
 LARGE_NETWORK = "resnext50_32x4d"  # of the published code for the large sets, whatever -a said
 FOLDER_SIDE = 256  # pixels; training and testing see 7/8 of it, as usual for ImageNet
-RUN_TAKES = (
-    "data.name",
-    "data.root",
-    "data.train_list",
-    "data.test_list",
-    "eval.batch_size",
-    "train.device",
-)  # in tests
+TESTED_ON = ("data.name", "data.train_list", "data.test_list", "eval.batch_size")  # a run may be tested on other images
 
 # --- translation ------------------------------------------------------------------------------------------------------
 
@@ -141,7 +134,7 @@ def _testing(given: dict[str, Any], assignments: list[str], remarks: list[str]) 
     values = {"data.name": data_set.name, **values}
     name, shown = data_set.recipe, values | {"model.name": network}
     if path.is_dir():  # a run of ours, which carries its recipe
-        values = shown = {key: value for key, value in values.items() if key in RUN_TAKES}
+        values = shown = {key: value for key, value in values.items() if key in recipe.HARMLESS or key in TESTED_ON}
         name = str(path / "recipe.yaml")
     overrides = _overrides(values, assignments)
     _refuse_other_classes(data_set, given, overrides)

@@ -9,7 +9,7 @@ these classes, once everything else is right.
 import copy
 import difflib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from inspect import Parameter
 from pathlib import Path
@@ -28,6 +28,7 @@ from glmc.recipe.sections import (
     Data,
     Eval,
     Expect,
+    Harmless,
     Model,
     Optim,
     Published,
@@ -44,34 +45,18 @@ USUAL = {"loss": {"name": "cross_entropy"}, "mixture": {"name": "none"}}  # wher
 R = TypeVar("R", bound="Recipe")
 
 
-HARMLESS = frozenset(
-    (
-        "data.root",
-        "data.download",
-        "data.cache",
-        "data.loader",
-        "data.workers",
-        "train.device",
-        "train.save_minutes",
-        "train.track",
-        "parent",
-    )
-)
-"""Keys that do not change what comes out of a run, so that they may change when it is resumed."""
-
-
 class Recipe(Section):
     """A whole recipe. Sections stand in the order in which a reader asks for them."""
 
-    name: str = Field(min_length=1, description="dataset/method; of a file of your own, its name")
-    parent: str | None = Field(
+    name: Harmless[str] = Field(min_length=1, description="dataset/method; of a file of your own, its name")
+    parent: Harmless[str | None] = Field(
         None, min_length=1, description="trained run that this one starts from; null: from scratch"
     )
     starts_from: Literal["backbone", "all"] | None = Field(
         None, description="what is taken over from the parent: its backbone, or its classifier, too; null: no parent"
     )
-    published: Published | None = None
-    expect: Expect | None = None
+    published: Harmless[Published | None] = None
+    expect: Harmless[Expect | None] = None
     data: Data
     views: Views = Field(description=f"augmentations by name, each a list of {FORMS}; train and test must be there")
     model: Model
@@ -239,6 +224,51 @@ def _meanings() -> dict[str, str]:
     return {key.name: key.meaning for key in describe()}
 
 
+# --- what makes another recipe ----------------------------------------------------------------------------------------
+
+
+def _section(annotation: Any) -> type[Section] | None:
+    """The section among `annotation` and what it is a union of."""
+    members = [m for m in (annotation, *get_args(annotation)) if isinstance(m, type) and issubclass(m, Section)]
+    return members[0] if members else None
+
+
+def _harmless() -> Iterator[str]:
+    """The dotted names of the keys and sections whose type is `Harmless`."""
+    for name, field in Recipe.model_fields.items():
+        section = _section(field.annotation)
+        inner = {f"{name}.{key}": f for key, f in section.model_fields.items()} if section else {}
+        yield from (key for key, f in {name: field, **inner}.items() if "harmless" in f.metadata)
+
+
+HARMLESS = frozenset(_harmless())
+"""Keys that do not change what comes out of a run, so they may change when it is resumed."""
+SAME_RECIPE = HARMLESS | {"train.seed"}  # runs that differ only in these are runs of one recipe
+
+
+def changed(overrides: Iterable[str]) -> bool:
+    """Whether assignments make another recipe, whose figures need not be those of the one they override."""
+    return any(assignment.partition("=")[0] not in SAME_RECIPE for assignment in overrides)
+
+
+def essence(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that make a recipe the one it is, by their dotted names.
+
+    Args:
+        settings: sections, keys and values.
+    """
+    values = _flat({key: value for key, value in settings.items() if key not in SAME_RECIPE})
+    return {name: value for name, value in values.items() if name not in SAME_RECIPE}
+
+
+def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """{"data": {"size": 32}} -> {"data.size": 32}; lists stay as they are."""
+    values: dict[str, Any] = {}
+    for key, value in settings.items():
+        values |= _flat(value, f"{before}{key}.") if isinstance(value, dict) and value else {f"{before}{key}": value}
+    return values
+
+
 # --- keys for people --------------------------------------------------------------------------------------------------
 
 
@@ -278,9 +308,3 @@ def kind(annotation: Any) -> str:
     if origin is list:
         return f"list of {kind(inner[0])}" + ("s" if get_origin(inner[0]) is not Literal else "")
     return "lists by name"
-
-
-def _section(annotation: Any) -> type[Section] | None:
-    """The section among `annotation` and what it is a union of."""
-    members = [m for m in (annotation, *get_args(annotation)) if isinstance(m, type) and issubclass(m, Section)]
-    return members[0] if members else None

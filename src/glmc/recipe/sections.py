@@ -1,12 +1,16 @@
 """The sections of a recipe: every key with its type, its range, its default and its meaning. No torch in here."""
 
 from collections import Counter
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
 from glmc.recipe.document import shown
+
+Value = TypeVar("Value")
+Harmless = Annotated[Value, "harmless"]
+"""The type of a key that does not change what comes out of a run; `glmc.recipe.HARMLESS` collects them."""
 
 
 class Section(BaseModel):
@@ -41,8 +45,10 @@ class Data(Section):
     """Which images, how long a tail they get, and how many make a batch."""
 
     name: str = Field(min_length=1, description="data set: of `glmc list datasets`")
-    root: str = Field("data", min_length=1, description="folder of the images; a leading ~ is the home folder")
-    download: bool = Field(True, description="whether a missing public data set may be fetched")
+    root: Harmless[str] = Field(
+        "data", min_length=1, description="folder of the images; a leading ~ is the home folder"
+    )
+    download: Harmless[bool] = Field(True, description="whether a missing public data set may be fetched")
     imbalance: float | None = Field(
         None, ge=1, description="training images of the largest class / of the smallest; null: the images as they are"
     )
@@ -78,14 +84,14 @@ class Data(Section):
     area: Literal["square", "whole"] = Field(
         "square", description="where resized_crop cuts training images: in the square of data.size, or the whole image"
     )
-    loader: Literal["auto", "resident", "streaming"] = Field(
+    loader: Harmless[Literal["auto", "resident", "streaming"]] = Field(
         "auto", description="training images: decoded once into memory, or by workers in each epoch; auto: what fits"
     )
-    workers: int | None = Field(
+    workers: Harmless[int | None] = Field(
         None, ge=1, description="processes that decode while streaming; null: one a core, at most 16"
     )
     batch_size: int = Field(64, ge=1, description="training images a step and stream")
-    cache: bool = Field(True, description="whether decoded images are kept on disk")
+    cache: Harmless[bool] = Field(True, description="whether decoded images are kept on disk")
 
     @field_validator("channels", mode="before")
     @classmethod
@@ -324,7 +330,9 @@ class Train(Section):
     )
     decay: float = Field(0.1, gt=0, lt=1, description="factor of the learning rate at each milestone, in (0, 1)")
     seed: int = Field(0, ge=0, lt=2**32, description="of everything random in the run, in [0, 2**32)")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute; auto: the fastest")
+    device: Harmless[Literal["auto", "cpu", "cuda", "mps"]] = Field(
+        "auto", description="where to compute; auto: the fastest"
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the products; auto: bfloat16 where the hardware is made for it"
     )
@@ -340,10 +348,10 @@ class Train(Section):
         None, gt=0, lt=1, description="what a running mean of the weights keeps each step, in (0, 1); null: no mean"
     )
     max_steps: int | None = Field(None, ge=1, description="stop after this many steps; null: after the epochs")
-    track: list[Literal["csv", "tensorboard", "wandb", "mlflow"]] = Field(
+    track: Harmless[list[Literal["csv", "tensorboard", "wandb", "mlflow"]]] = Field(
         [], description="what shows the run while it trains, beside metrics.jsonl: csv, tensorboard, wandb, mlflow"
     )
-    save_minutes: float = Field(
+    save_minutes: Harmless[float] = Field(
         10.0, gt=0, description="longest time between checkpoints in minutes; each epoch ends in one"
     )
 

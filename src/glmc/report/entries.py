@@ -3,7 +3,7 @@
 Runs whose recipes differ in nothing but the seed count as one entry, with mean and deviation.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,10 @@ from typing import Any
 import numpy as np
 
 from glmc.errors import UserError
+from glmc.recipe import essence
 from glmc.report import summary
 from glmc.report.finished import Run
 from glmc.report.page import parameters
-
-HARMLESS = ("name", "parent", "expect", "published", "train.seed", "train.device", "train.save_minutes", "data.root",
-            "data.download", "data.cache", "data.loader", "data.workers")  # fmt: skip
-"""Recipe values that make no other entry: the seed, and where and how fast it is computed."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ def gather(runs: Sequence[Run]) -> list[Entry]:
     """Entries in the order in which their first run is named; a second run of the same seed begins another entry."""
     kept: list[tuple[dict[str, Any], list[Run]]] = []
     for run in runs:
-        key = essence(run)
+        key = essence(run.settings)
         key |= {"result." + name: run.result.get(name) for name in ("recipe", "settings", "epochs", "counts")}
         for known, members in kept:
             if known == key and run.result["seed"] not in [member.result["seed"] for member in members]:
@@ -91,23 +88,9 @@ def gather(runs: Sequence[Run]) -> list[Entry]:
     return entries
 
 
-def essence(run: Run) -> dict[str, Any]:
-    """The recipe values of a run that make it what it is, by their dotted names."""
-    values = flat({key: value for key, value in run.settings.items() if key not in HARMLESS})
-    return {name: value for name, value in values.items() if name not in HARMLESS}
-
-
 def letter(place: int) -> str:
     """0 -> "A", 25 -> "Z", 26 -> "AA"."""
     return (letter(place // 26 - 1) if place >= 26 else "") + chr(ord("A") + place % 26)
-
-
-def flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """{"data": {"size": 32}} -> {"data.size": 32}; lists stay as they are."""
-    answer: dict[str, Any] = {}
-    for key, value in settings.items():
-        answer |= flat(value, f"{before}{key}.") if isinstance(value, dict) and value else {f"{before}{key}": value}
-    return answer
 
 
 # ------------------------------------------------------------------------------------------ what may be compared
@@ -167,7 +150,7 @@ def network(run: Run) -> str:
 
 def differing(entries: Sequence[Entry], prefix: str = "") -> dict[str, list[Any]]:
     """Recipe value -> what each entry has there, of values that are not the same in all; "–" where it has none."""
-    settings = [essence(entry.first) for entry in entries]
+    settings = [essence(entry.first.settings) for entry in entries]
     names = dict.fromkeys(name for each in settings for name in each)
     rows = {name: [each.get(name, "–") for each in settings] for name in names if name.startswith(prefix)}
     return {name: values for name, values in rows.items() if any(value != values[0] for value in values)}

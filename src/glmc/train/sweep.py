@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from glmc.errors import NonFiniteLoss, UserError
-from glmc.recipe import HARMLESS, Recipe
+from glmc.recipe import Recipe, essence
 from glmc.runs import folder
 from glmc.runs.files import write_atomic
 from glmc.screen import COLUMNS, Screen
@@ -146,22 +146,14 @@ def claim(target: Path, laid: Sequence[Point]) -> Path:
         UserError: it holds something else.
     """
     target.mkdir(parents=True, exist_ok=True)
-    known, plan = target / "sweep.json", {point.label: essence(point.recipe) for point in laid}
-    if known.exists() and json.loads(known.read_text()) != plan:
+    known = target / "sweep.json"
+    plan = json.dumps({point.label: essence(point.recipe.model_dump()) for point in laid}, indent=1)
+    if known.exists() and json.loads(known.read_text()) != json.loads(plan):
         raise UserError(f"--out {target}: another sweep lies there; name another folder")
     if not known.exists() and any(target.iterdir()):
         raise UserError(f"--out {target}: the folder is not empty and holds no sweep; name another one")
-    write_atomic(known, json.dumps(plan, indent=1) + "\n")
+    write_atomic(known, plan + "\n")
     return target
-
-
-def essence(recipe: Recipe) -> dict[str, Any]:
-    """The values of a recipe that its results depend on, as JSON holds them."""
-    values: dict[str, Any] = json.loads(json.dumps(recipe.model_dump()))
-    for key in HARMLESS:
-        section, _, name = key.partition(".")
-        (values[section] if name else values).pop(name or section, None)
-    return values
 
 
 def name_of(label: str, seed: int) -> str:
