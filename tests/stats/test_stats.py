@@ -36,6 +36,12 @@ def photos(tmp_path, monkeypatch):
     return fill(tmp_path / "photos", cat=9, dog=3)
 
 
+@pytest.fixture(autouse=True)
+def weights(monkeypatch):
+    """Weights can be had, and nobody is asked."""
+    monkeypatch.setattr("glmc.models.weights.obstacle", lambda name: None)
+
+
 @pytest.fixture
 def told(capsys):
     """(data, *assignments) -> what --json prints."""
@@ -227,61 +233,6 @@ def test_duplicates_against_counting_pair_by_pair():
     assert found.within.images == within > 0
     assert found.across.images == across > 0
     assert {"test": found.test.images, "val": found.val.images} == leaks
-
-
-# --------------------------------------------------------------------------------------------------------- advice
-
-
-def advised(folder, *assignments):
-    settings = find.wanted(str(folder), assignments)
-    known = facts.collect(str(folder), settings, find.scan(settings.data), quiet_bar)
-    return advice.advise(known, assignments)
-
-
-class quiet_bar:
-    """A progress bar that shows nothing."""
-
-    def __init__(self, what, total):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
-
-    def to(self, done):
-        pass
-
-
-@pytest.mark.parametrize(
-    ("counts", "size", "recipe", "reason"),
-    [
-        ({"a": 120, "b": 30}, (32, 32), "folder/glmc", "resnet32"),
-        ({"a": 30, "b": 30}, (32, 32), "folder/ce", "no long tail"),
-        ({"a": 120, "b": 30}, (100, 80), "folder/finetune", "pretrained network"),
-        ({"a": 30, "b": 3, "c": 3}, (32, 32), "folder/linear", "at most 3 images"),
-    ],
-)
-def test_the_recipe_follows_from_sizes_and_counts(tmp_path, counts, size, recipe, reason):
-    for part, share in (("train", 1), ("test", 0.1)):
-        for name, count in counts.items():
-            for i in range(max(1, int(count * share))):
-                save(tmp_path / part / name / f"{i}.jpg", size)
-    said = advised(tmp_path)
-    assert said.recipe == recipe
-    assert said.command.startswith(f"glmc train {recipe} data.root=")
-    assert ("model.name=resnet32 data.size=32" in said.command) == (recipe in advice.SCRATCH)
-    assert any(reason in sentence for sentence in said.why)
-
-
-def test_the_command_repeats_what_was_said_of_the_data(photos):
-    (photos / "a b.txt").write_text("cat/0.jpg 0\ndog/0.jpg 1\n")
-    said = advised("photos/a b.txt", "data.test_fraction=0.5")
-    assert said.command.startswith(
-        "glmc train folder/linear data.root=photos data.name=list 'data.train_list=photos/a b.txt' "
-        "data.test_fraction=0.5"
-    )
 
 
 # ------------------------------------------------------------------------------------------------- what is printed

@@ -46,11 +46,12 @@ def train(
 
     keys = {assignment.partition("=")[0] for assignment in overrides}
     if name is None and "data.root" in keys and "data.name" not in keys:
-        from glmc.stats import own
+        from glmc.stats import advice, find
 
-        choice = own.choose()
-        name = choice.recipe
-        print(f"glmc train {name}: {choice.reason}", file=sys.stderr)
+        of_data = [assignment for assignment in overrides if assignment.startswith("data.")]
+        choice = advice.choose(find.scan(recipe.load("folder/finetune", of_data).data), overrides)
+        name, overrides = choice.recipe, (*choice.overrides, *overrides)
+        print(f"{advice.command(name, choice.overrides)}: {'; '.join(choice.why)}", file=sys.stderr)
     wanted = recipe.load(name or "digits_lt/glmc", overrides)
     if recipe.changed(overrides):
         wanted = wanted.override("expect=null", "published=null")  # figures of another recipe from here on

@@ -1,22 +1,23 @@
 """Which recipe to start from, and why; what to mend before."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from glmc import recipe
+from glmc.data.split import Paths
 from glmc.stats.facts import Facts
+from glmc.stats.files import shorter_side
+from glmc.stats.find import Found
 
 BALANCED = 3.0  # imbalance below which re-weighting has hardly anything to correct
 SMALL = 64  # pixels of the shorter side up to which a network for small images takes them as they are
 FEW = 20  # images of the middle class below which hardly anything is learnt from scratch
 TAIL = 10  # the same of the smallest class
 PLENTY = 50_000  # images from which training large images from scratch is worth a comparison
-
-
 SCRATCH = ("folder/ce", "folder/glmc")  # recipes of small networks, to which the network is named
 
 
@@ -40,6 +41,24 @@ class Advice(NamedTuple):
     when: str
 
 
+class Choice(NamedTuple):
+    """A recipe for images of one's own.
+
+    Args:
+        recipe: to start from.
+        overrides: key=value that it takes for these images.
+        why: sentences.
+        other: a recipe worth comparing with; "" if there is none.
+        when: for which purpose.
+    """
+
+    recipe: str
+    overrides: tuple[str, ...]
+    why: tuple[str, ...]
+    other: str = ""
+    when: str = ""
+
+
 def advise(facts: Facts, assignments: Sequence[str] = ()) -> Advice:
     """The recipe to start from.
 
@@ -58,40 +77,78 @@ def advise(facts: Facts, assignments: Sequence[str] = ()) -> Advice:
         given = ["data.name=list", *(() if listed else (f"data.train_list={data.train_list}",)), *given]
     if not any(word.startswith("data.root=") for word in assignments):
         given.insert(0, f"data.root={data.root}")
-    name, extra, why, other, when = choose(facts)
-    also = command(other, [*given, *(extra if other in SCRATCH else ())]) if other else ""
-    return Advice(mend(facts), name, command(name, [*given, *extra]), tuple(why), also, when)
+    choice = choose(facts.found, given)
+    extra = choice.overrides if choice.other in SCRATCH else ()
+    also = command(choice.other, [*given, *extra]) if choice.other else ""
+    start = command(choice.recipe, [*given, *choice.overrides])
+    return Advice(mend(facts), choice.recipe, start, choice.why, also, choice.when)
 
 
-def choose(facts: Facts) -> tuple[str, list[str], list[str], str, str]:
-    """(recipe, its assignments, reasons, another recipe or "", when that one)."""
-    counts = facts.trained[facts.trained > 0]
-    median, smallest, total = int(np.median(counts)), int(counts.min()), int(counts.sum())
-    even = facts.imbalance < BALANCED
-    balance = f"the largest class has {facts.imbalance:,.0f} times the images of the smallest"
+def choose(found: Found, given: Sequence[str]) -> Choice:
+    """The recipe for a folder or a list of images, as `glmc stats` advises it and `glmc train data.root=X` takes it.
+
+    The rule reads class sizes, the headers of some training images and, for a pretrained network, whether its weights
+    can be had.
+
+    Args:
+        found: the images.
+        given: key=value of the user, which win over those of the choice.
+    """
+    trained = found.trained[found.trained > 0]
+    median, smallest, total = int(np.median(trained)), int(trained.min()), int(trained.sum())
+    images = found.parts["train"].images
+    assert isinstance(images, Paths), "arrays are named sets, which have recipes of their own"
+    side, even = shorter_side(images), found.imbalance < BALANCED
+    balance = f"the largest class has {found.imbalance:,.0f} times the images of the smallest"
     if even:
-        balance = f"an imbalance factor of {facts.imbalance:.1f} is no long tail: methods for one will not help"
+        balance = f"an imbalance factor of {found.imbalance:.1f} is no long tail: methods for one will not help"
     tail = f"the smallest class has {number(smallest, 'image')} to learn from"
-    if median < FEW:
-        scarce = (
-            f"half of the classes have at most {number(median, 'image')} to train on: that takes pretrained features, "
-            "and a linear classifier on them learns least by heart"
-        )
-        return "folder/linear", [], [scarce, balance], "folder/finetune", "adapts the features too, slower"
-    if facts.short_side <= SMALL:
-        side = 32 if facts.short_side <= 40 else 64
-        extra = ["model.name=resnet32", f"data.size={side}"]
-        small = f"images of about {facts.short_side} pixels suit resnet32, trained from scratch in minutes to hours"
+    small, scratch = side <= SMALL, "folder/ce" if even else "folder/glmc"
+    extra = _left_open(_small_network(side), given) if small else ()
+
+    if small and median >= FEW:
+        why = f"images of about {side} pixels suit resnet32, trained from scratch in minutes to hours"
         if even:
-            return "folder/ce", extra, [balance, small], "", ""
+            return Choice(scratch, extra, (balance, why))
         if smallest < TAIL:
-            return "folder/glmc", extra, [small, balance], "folder/finetune", f"{tail}; pretrained features may help it"
-        return "folder/glmc", extra, [small, balance], "folder/ce", "plain cross entropy, to see what GLMC gains"
-    large = f"images of about {facts.short_side} pixels suit a pretrained network, fine-tuned in a few epochs"
-    why = [large, balance, tail] if smallest < TAIL and not even else [large, balance]
+            return Choice(scratch, extra, (why, balance), "folder/finetune", f"{tail}; pretrained features may help it")
+        return Choice(scratch, extra, (why, balance), "folder/ce", "plain cross entropy, to see what GLMC gains")
+
+    from glmc.models.weights import obstacle  # loads torch
+
+    network = recipe.load("folder/finetune").model.name
+    missing = obstacle(network)
+    if missing is not None:
+        why = (
+            f"the weights of {network} cannot be had ({missing}), so a network is trained from scratch; "
+            "folder/finetune model.pretrained=FILE takes weights that you have"
+        )
+        return Choice(scratch, extra, (why, balance))
+    if median < FEW:
+        why = (
+            f"half of the classes have at most {number(median, 'image')} to train on: that takes pretrained features, "
+            "and a linear classifier on them overfits least"
+        )
+        return Choice("folder/linear", (), (why, balance), "folder/finetune", "adapts the features too, slower")
+    why = f"images of about {side} pixels suit a pretrained network, fine-tuned in a few epochs"
+    reasons = (why, balance, tail) if smallest < TAIL and not even else (why, balance)
     if total >= PLENTY and not even:
-        return "folder/finetune", [], why, "folder/glmc", f"from scratch, for which {total:,} images may be enough"
-    return "folder/finetune", [], why, "folder/linear", "frozen features: minutes, and a good first figure"
+        when = f"from scratch, for which {total:,} images may be enough"
+        return Choice("folder/finetune", (), reasons, "folder/glmc", when)
+    return Choice("folder/finetune", (), reasons, "folder/linear", "frozen features: minutes, and a good first figure")
+
+
+def _small_network(side: int) -> tuple[str, ...]:
+    """What a recipe that trains from scratch needs for small images."""
+    if side > 40:
+        return ("model.name=resnet32", "data.size=64")
+    return ("model.name=resnet32", "data.size=32", "views.train=[{crop: 4}, flip]", "views.test=[]")
+
+
+def _left_open(overrides: Iterable[str], given: Sequence[str]) -> tuple[str, ...]:
+    """The overrides whose key, or the section of it, is not among those given."""
+    keys = {assignment.partition("=")[0] for assignment in given}
+    return tuple(word for word in overrides if keys.isdisjoint({word.partition("=")[0], word.partition(".")[0]}))
 
 
 def mend(facts: Facts) -> tuple[str, ...]:

@@ -71,8 +71,7 @@ class Facts:
     @property
     def imbalance(self) -> float:
         """Images of the largest class over those of the smallest that has any."""
-        there = self.counts[self.counts > 0]
-        return float(there.max() / there.min())
+        return self.found.imbalance
 
     @property
     def group(self) -> NDArray[np.int64]:
@@ -85,11 +84,6 @@ class Facts:
         """int32 [M, 2], height and width of the readable images of all parts."""
         every = np.concatenate([one.sizes for one in self.looks.values()])
         return every[every[:, 0] > 0]
-
-    @property
-    def short_side(self) -> int:
-        """Median of the shorter sides in pixels; 0 if nothing can be read."""
-        return int(np.median(self.sizes.min(1))) if len(self.sizes) else 0
 
     def kinds(self, place: int) -> dict[str, int]:
         """Format (place 0) or mode (place 1) -> images, the most frequent first."""

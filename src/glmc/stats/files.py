@@ -20,6 +20,7 @@ from glmc.data import decode
 from glmc.data.split import Paths
 
 HEAD = 2**16  # bytes that the first digest is taken of
+SAMPLE = 200  # images whose headers tell the usual size
 TAIL = 2**12  # bytes at the end in which the end marker is looked for: cameras append a little
 CHUNK = 128  # images per task
 END = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
@@ -112,6 +113,25 @@ def look(images: Paths | NDArray[np.uint8], progress: Progress, workers: int | N
     seen.names.extend(number)
     _whole_digests(images, seen.digests, rest, workers)
     return seen
+
+
+def shorter_side(images: Paths) -> int:
+    """Median of the shorter sides in pixels, from the headers of a few images; 0 if none of them can be read."""
+    rows = np.unique(np.linspace(0, len(images) - 1, SAMPLE).astype(np.int64)).tolist()
+
+    def side(row: int) -> int:
+        if not os.path.isfile(images[row]):  # opening a pipe would wait for ever
+            return 0
+        try:
+            with open(images[row], "rb") as stream:
+                return min(_header(stream)[0])
+        except Exception:  # PIL raises nearly anything on a damaged file
+            return 0
+
+    Image.init()  # loads PIL's formats now rather than in several threads at once
+    with ThreadPoolExecutor(max(8, 4 * decode.cores())) as pool:
+        sides = [pixels for pixels in pool.map(side, rows) if pixels]
+    return int(np.median(sides)) if sides else 0
 
 
 def _in_memory(images: NDArray[np.uint8], seen: Looks) -> Looks:

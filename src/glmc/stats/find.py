@@ -39,6 +39,12 @@ class Found(NamedTuple):
     remarks: tuple[str, ...]
     refusal: str | None
 
+    @property
+    def imbalance(self) -> float:
+        """Training images of the largest class over those of the smallest that has any, before a hold-out."""
+        counts = self.parts["train"].counts
+        return float(counts.max() / counts[counts > 0].min())
+
 
 def wanted(data: str, assignments: Sequence[str] = ()) -> Recipe:
     """A recipe whose `data` is what the word DATA and key=value name; its other sections mean nothing but `eval.few`.

@@ -1,0 +1,148 @@
+"""Which recipe one's own photographs get, with and without a hub; the hub is a server on this machine."""
+
+import http.server
+import shlex
+import threading
+import time
+
+import pytest
+from test_stats import fill, save
+
+from glmc import recipe
+from glmc.cli.training import train
+from glmc.data.split import Paths
+from glmc.errors import UserError
+from glmc.models import build_backbone, weights
+from glmc.screen import Screen
+from glmc.stats import advice, facts, files, find
+
+
+def advised(folder, *assignments):
+    """What `glmc stats` advises."""
+    settings = find.wanted(str(folder), assignments)
+    known = facts.collect(str(folder), settings, find.scan(settings.data), Screen(quiet=True).bar)
+    return advice.advise(known, assignments)
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A server that answers whatever it is asked for, in the place of the hub; nothing in the cache."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *words):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def photographs(folder, counts, size):
+    """Training and test images of each class."""
+    for part, share in (("train", 1), ("test", 0.1)):
+        for name, count in counts.items():
+            for i in range(max(1, int(count * share))):
+                save(folder / part / name / f"{i}.jpg", size)
+    return folder
+
+
+EVEN, LONG, SCARCE = {"a": 30, "b": 30}, {"a": 120, "b": 30}, {"a": 30, "b": 3, "c": 3}
+
+
+@pytest.mark.parametrize(
+    ("counts", "size", "name", "reason"),
+    [
+        (LONG, (32, 32), "folder/glmc", "resnet32"),
+        (LONG, (64, 80), "folder/glmc", "resnet32"),
+        (EVEN, (32, 32), "folder/ce", "no long tail"),
+        (LONG, (100, 80), "folder/finetune", "pretrained network"),
+        (SCARCE, (32, 32), "folder/linear", "at most 3 images"),
+    ],
+)
+def test_the_recipe_follows_from_sizes_and_counts(hub, tmp_path, counts, size, name, reason):
+    said = advised(photographs(tmp_path, counts, size))
+    assert said.recipe == name
+    assert said.command.startswith(f"glmc train {name} data.root=")
+    assert ("model.name=resnet32 data.size=" in said.command) == (name in advice.SCRATCH)
+    assert any(reason in sentence for sentence in said.why)
+
+
+@pytest.mark.parametrize(("counts", "name"), [(LONG, "folder/glmc"), (EVEN, "folder/ce"), (SCARCE, "folder/glmc")])
+def test_without_a_hub_the_choice_is_from_scratch_and_says_why(hub, monkeypatch, tmp_path, counts, name):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    said = advised(photographs(tmp_path, counts, (100, 80)))
+    assert said.recipe == name
+    assert "127.0.0.1:9" in said.why[0]
+    assert "model.pretrained=FILE" in said.why[0]
+
+
+@pytest.mark.parametrize("missing", [None, "HF_HUB_OFFLINE is set"])
+@pytest.mark.parametrize("size", [(32, 32), (100, 80)])
+@pytest.mark.parametrize("counts", [EVEN, LONG, SCARCE], ids=["even", "long", "scarce"])
+def test_stats_advises_what_train_takes(monkeypatch, tmp_path, capsys, counts, size, missing):
+    monkeypatch.setattr("glmc.models.weights.obstacle", lambda name: missing)
+    trained = []
+    monkeypatch.setattr("glmc.train.run.train", lambda wanted, out, **options: trained.append(wanted))
+    said = advised(photographs(tmp_path, counts, size), "data.test_fraction=0.5")
+    train([f"data.root={tmp_path}", "data.test_fraction=0.5"])
+    _, _, name, *overrides = shlex.split(said.command)
+    assert trained == [recipe.load(name, overrides)]
+    assert capsys.readouterr().err.endswith(f": {'; '.join(said.why)}\n")
+
+
+def test_what_was_given_wins_over_the_advice(tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr("glmc.train.run.train", lambda wanted, out, **options: trained.append(wanted))
+    train(
+        [f"data.root={photographs(tmp_path, LONG, (32, 32))}", "model.name=resnet20", "views.test=[{center_crop: 28}]"]
+    )
+    (wanted,) = trained
+    assert (wanted.model.name, wanted.data.size) == ("resnet20", 32)
+    assert wanted.views == {"train": [{"crop": 4}, "flip"], "test": [{"center_crop": 28}]}
+
+
+def test_the_usual_size_comes_from_what_can_be_read(tmp_path):
+    save(tmp_path / "whole.jpg", (40, 30))
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    assert files.shorter_side(Paths.from_list(tmp_path, ["whole.jpg", "broken.jpg", "gone.jpg"])) == 30
+    assert files.shorter_side(Paths.from_list(tmp_path, ["broken.jpg"])) == 0
+
+
+def test_the_command_repeats_what_was_said_of_the_data(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    photos = fill(tmp_path / "photos", cat=2, dog=2)
+    (photos / "a b.txt").write_text("cat/0.jpg 0\ncat/1.jpg 0\ndog/0.jpg 1\ndog/1.jpg 1\n")
+    said = advised("photos/a b.txt", "data.test_fraction=0.5")
+    assert said.command.startswith(
+        "glmc train folder/linear data.root=photos data.name=list 'data.train_list=photos/a b.txt' "
+        "data.test_fraction=0.5"
+    )
+
+
+def test_offline_by_wish(hub, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert weights.no_hub() == "HF_HUB_OFFLINE is set"
+
+
+def test_weights_that_cannot_be_had_are_said_at_once(hub, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    began = time.monotonic()
+    with pytest.raises(UserError, match=r"model.pretrained: the weights of resnet18 cannot be had .*=FILE"):
+        build_backbone("resnet18", pretrained=True)
+    assert time.monotonic() - began < 15
+
+
+@pytest.mark.parametrize("name", ["folder/finetune", "folder/linear", "folder/glmc", "folder/ce"])
+def test_recipes_for_photographs_take_a_folder(name):
+    wanted = recipe.load(name, ["data.root=photos"])
+    assert (wanted.data.name, wanted.data.imbalance) == ("folder", None)
+    assert wanted.data.size is not None
