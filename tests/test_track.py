@@ -1,7 +1,6 @@
 """Trackers: the real packages write, their own readers read, and none of them can end a run."""
 
 import contextlib
-import csv
 import importlib.util
 import json
 import struct
@@ -74,22 +73,6 @@ def interrupted_then_resumed(name, run, pause=0.0):
 # --- what each of them holds afterwards -------------------------------------------------------------------------------
 
 
-def test_csv_has_a_row_an_epoch_and_a_column_a_figure(run):
-    interrupted_then_resumed("csv", run)
-    with (run / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
-    assert [row["test/top1"] for row in rows] == ["", "50.0", "75.0"]
-    assert [float(row["terms/ce"]) for row in rows] == [2.25, 1.5, 0.5]
-
-
-def test_csv_is_whole_after_every_epoch(run):
-    tracks = opened(["csv"], run)
-    for number, record in enumerate(RECORDS, start=1):
-        tracks.log(record)
-        assert len((run / "metrics.csv").read_text().splitlines()) == 1 + number
-
-
 def event_payloads(folder):
     """The events of all files in a folder, framing undone by hand: length, its checksum, data, its checksum."""
     for file in sorted(folder.iterdir()):
@@ -100,20 +83,27 @@ def event_payloads(folder):
             content = content[16 + length :]
 
 
-@needs("tensorboardX")
-def test_event_files_are_whole_after_every_epoch(run):
+def events(run):
+    """What TensorBoard has been told of a run."""
     from tensorboardX.proto.event_pb2 import Event
 
+    return [Event.FromString(payload) for payload in event_payloads(run / "tensorboard")]
+
+
+def epochs(run):
+    """The epochs that TensorBoard has been told of."""
+    return [event.step for event in events(run) if event.step]
+
+
+def test_event_files_are_whole_after_every_epoch(run):
     tracks = opened(["tensorboard"], run)
     for number, record in enumerate(RECORDS, start=1):
         tracks.log(record)  # not closed: a killed run must leave what it has told
-        events = [Event.FromString(payload) for payload in event_payloads(run / "tensorboard")]
-        assert [event.step for event in events if event.step] == list(range(1, number + 1))
-    values = {value.tag: value.simple_value for value in events[-1].summary.value}
+        assert epochs(run) == list(range(1, number + 1))
+    values = {value.tag: value.simple_value for value in events(run)[-1].summary.value}
     assert values == pytest.approx(flat(RECORDS[2]))
 
 
-@needs("tensorboardX")
 @needs("tensorboard")
 def test_tensorboard_reads_one_curve_of_an_interrupted_run(run):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -220,8 +210,8 @@ def test_mlflow_is_told_of_an_interruption(run, offline):
 def test_a_missing_package_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setitem(trackers.TRACKERS, "wandb", ("glmc.trackers.wandb:WeightsAndBiases", "no_such_package"))
     with pytest.raises(UserError, match=r"train\.track: wandb needs the package no_such_package.*pip install no_such"):
-        trackers.require(["csv", "wandb"])
-    trackers.require(["csv"])
+        trackers.require(["tensorboard", "wandb"])
+    trackers.require(["tensorboard"])
 
 
 def test_a_folder_that_wandb_left_behind_is_no_package(tmp_path, monkeypatch):
@@ -243,7 +233,7 @@ def test_requiring_imports_nothing(monkeypatch):
 def test_a_tracker_that_cannot_begin_is_one_sentence_before_training(run):
     (run / "tensorboard").write_text("a file where a folder must be")
     with pytest.raises(UserError, match=r"train\.track: tensorboard cannot begin \(FileExistsError: .*leave tensorb"):
-        opened(["csv", "tensorboard"], run)
+        opened(["tensorboard"], run)
 
 
 @needs("mlflow")
@@ -254,23 +244,35 @@ def test_a_server_that_is_not_there_is_one_sentence_before_training(run, offline
     assert "\n" not in str(caught.value)
 
 
-def test_a_tracker_that_fails_is_said_once_and_the_others_go_on(run):
+class Failing:
+    """A tracker that cannot take the second epoch."""
+
+    def begin(self, run, recipe):
+        return 0
+
+    def log(self, record):
+        1 / (2 - record["epoch"])
+
+    def finish(self, result):
+        pass
+
+
+def test_a_tracker_that_fails_is_said_once_and_the_others_go_on(run, monkeypatch):
     said = []
-    tracks = opened(["csv", "tensorboard"], run, say=said.append)
+    monkeypatch.setitem(trackers.TRACKERS, "failing", ("test_track:Failing", "json"))
+    tracks = opened(["failing", "tensorboard"], run, say=said.append)
     tracks.log(RECORDS[0])
-    (run / "metrics.csv").unlink()
-    (run / "metrics.csv").mkdir()  # no file can take its place
     tracks.log(RECORDS[1])
     tracks.log(RECORDS[2])
     tracks.finish()
     assert len(said) == 1
-    assert said[0].startswith("csv has failed and tracks this run no longer (")
+    assert said[0].startswith("failing has failed and tracks this run no longer (ZeroDivisionError: ")
     assert len(list(event_payloads(run / "tensorboard"))) == 3 + 3  # version, start, recipe; and the epochs
 
 
 def test_who_comes_later_or_has_missed_epochs_is_told_them(run):
-    opened(["csv"], run, RECORDS).finish()
-    assert len((run / "metrics.csv").read_text().splitlines()) == 4
+    opened(["tensorboard"], run, RECORDS).finish()
+    assert epochs(run) == [1, 2, 3]
 
 
 @needs("mlflow")
@@ -310,26 +312,22 @@ def trained(wanted, run):
 
 
 def test_a_run_is_tracked_and_comes_out_the_same(tiny, run, tmp_path):
-    tracked = trained(tiny("train.track=[csv, tensorboard]"), run)
+    tracked = trained(tiny("train.track=[tensorboard]"), run)
     alone = trained(tiny(), tmp_path / "alone")
     assert tracked["weights_sha256"] == alone["weights_sha256"]
-    with (run / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [float(row["test/top1"]) for row in rows] == [record["test"]["top1"] for record in records]
-    assert len(records) == 2
-    assert not (tmp_path / "alone" / "metrics.csv").exists()
+    assert epochs(run) == [1, 2]
+    assert not (tmp_path / "alone" / "tensorboard").exists()
 
 
 def test_a_resumed_run_may_get_a_tracker(tiny, run):
     trained(tiny(), run)
     (run / "result.json").unlink()  # as after a kill before the very end
-    training.resume(run, ("train.track=[csv]",), command="test", quiet=True, since=time.perf_counter())
-    assert len((run / "metrics.csv").read_text().splitlines()) == 3
+    training.resume(run, ("train.track=[tensorboard]",), command="test", quiet=True, since=time.perf_counter())
+    assert epochs(run) == [1, 2]
 
 
 def test_a_missing_package_leaves_no_run_behind(tiny, run, monkeypatch):
-    monkeypatch.setitem(trackers.TRACKERS, "csv", ("glmc.trackers.csv:Table", "no_such_package"))
+    monkeypatch.setitem(trackers.TRACKERS, "wandb", ("glmc.trackers.wandb:WeightsAndBiases", "no_such_package"))
     with pytest.raises(UserError, match="no_such_package"):
-        trained(tiny("train.track=[csv]"), run)
+        trained(tiny("train.track=[wandb]"), run)
     assert not run.exists()

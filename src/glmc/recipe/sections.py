@@ -348,8 +348,8 @@ class Train(Section):
         None, gt=0, lt=1, description="what a running mean of the weights keeps each step, in (0, 1); null: no mean"
     )
     max_steps: int | None = Field(None, ge=1, description="stop after this many steps; null: after the epochs")
-    track: Harmless[list[Literal["csv", "tensorboard", "wandb", "mlflow"]]] = Field(
-        [], description="what shows the run while it trains, beside metrics.jsonl: csv, tensorboard, wandb, mlflow"
+    track: Harmless[list[Literal["tensorboard", "wandb", "mlflow"]]] = Field(
+        [], description="what shows the run while it trains, beside metrics.jsonl"
     )
     save_minutes: Harmless[float] = Field(
         10.0, gt=0, description="longest time between checkpoints in minutes; each epoch ends in one"

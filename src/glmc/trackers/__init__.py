@@ -1,7 +1,7 @@
 """Trackers: programs that show a run while it trains, all behind the three calls of `base.Tracker`.
 
-metrics.jsonl in the run folder is written in any case, and it is the truth: a tracker that was added later, or that has
-missed some epochs, is told them from there when the run is resumed.
+metrics.jsonl in the run folder is always written, and it is the source: a tracker that was added later, or that missed
+some epochs, gets them from there when the run is resumed.
 """
 
 import importlib
@@ -15,7 +15,6 @@ from glmc.errors import UserError
 from glmc.trackers.base import Tracker
 
 TRACKERS = {  # name -> class, package that it needs
-    "csv": ("glmc.trackers.csv:Table", "csv"),
     "tensorboard": ("glmc.trackers.tensorboard:TensorBoard", "tensorboardX"),
     "wandb": ("glmc.trackers.wandb:WeightsAndBiases", "wandb"),
     "mlflow": ("glmc.trackers.mlflow:MLflow", "mlflow"),
