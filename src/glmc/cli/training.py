@@ -1,4 +1,4 @@
-"""Commands that train and judge."""
+"""Commands that train and evaluate."""
 
 import json
 import shlex
@@ -27,7 +27,7 @@ def train(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train a recipe and say how good it is. Without a recipe: GLMC on scikit-learn's digits."""
+    """Train a recipe and report how good it is. Without a recipe: GLMC on scikit-learn's digits."""
     command = "glmc " + " ".join(map(shlex.quote, sys.argv[1:]))
     name, overrides = split_words(words)
     if resume is not None:

@@ -1,4 +1,4 @@
-"""Which recipe to start from, and why; what to mend before."""
+"""Which recipe to start from and why, and what to fix first."""
 
 import shlex
 from collections.abc import Iterable, Sequence
@@ -13,24 +13,24 @@ from glmc.stats.facts import Facts
 from glmc.stats.files import shorter_side
 from glmc.stats.find import Found
 
-BALANCED = 3.0  # imbalance below which re-weighting has hardly anything to correct
-SMALL = 64  # pixels of the shorter side up to which a network for small images takes them as they are
-FEW = 20  # images of the middle class below which hardly anything is learnt from scratch
-TAIL = 10  # the same of the smallest class
-PLENTY = 50_000  # images from which training large images from scratch is worth a comparison
-SCRATCH = ("folder/ce", "folder/glmc")  # recipes of small networks, to which the network is named
+BALANCED = 3.0  # below this imbalance, re-weighting has little to correct
+SMALL = 64  # pixels; images with a shorter side of up to this suit a network for small images
+FEW = 20  # with fewer images in the median class, little can be learnt from scratch
+TAIL = 10  # with fewer images, the smallest class is mentioned
+PLENTY = 50_000  # with this many large images, training from scratch is worth a comparison
+SCRATCH = ("folder/ce", "folder/glmc")  # recipes that train a network from scratch
 
 
 class Advice(NamedTuple):
     """What to do next.
 
     Args:
-        mend: sentences; what to put right first.
+        mend: sentences; what to fix first.
         recipe: to start from.
-        command: of a shell, to train it.
+        command: the shell command that trains it.
         why: sentences.
         also: another command worth comparing with; "" if there is none.
-        when: for which purpose.
+        when: what that one is for.
     """
 
     mend: tuple[str, ...]
@@ -42,14 +42,14 @@ class Advice(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """A recipe for images of one's own.
+    """A recipe for your own images.
 
     Args:
         recipe: to start from.
-        overrides: key=value that it takes for these images.
+        overrides: key=value that these images need.
         why: sentences.
         other: a recipe worth comparing with; "" if there is none.
-        when: for which purpose.
+        when: what that one is for.
     """
 
     recipe: str
@@ -64,7 +64,7 @@ def advise(facts: Facts, assignments: Sequence[str] = ()) -> Advice:
 
     Args:
         facts: of the data set.
-        assignments: key=value of the command line, which the command to train repeats.
+        assignments: key=value of the command line; the training command repeats them.
     """
     data = facts.settings.data
     if data.name not in ("folder", "list"):
@@ -129,7 +129,9 @@ def choose(found: Found, given: Sequence[str]) -> Choice:
             f"half of the classes have at most {number(median, 'image')} to train on: that takes pretrained features, "
             "and a linear classifier on them overfits least"
         )
-        return Choice("folder/linear", (), (why, balance), "folder/finetune", "adapts the features too, slower")
+        return Choice(
+            "folder/linear", (), (why, balance), "folder/finetune", "adapts the features too, but takes longer"
+        )
     why = f"images of about {side} pixels suit a pretrained network, fine-tuned in a few epochs"
     reasons = (why, balance, tail) if smallest < TAIL and not even else (why, balance)
     if total >= PLENTY and not even:
@@ -152,7 +154,7 @@ def _left_open(overrides: Iterable[str], given: Sequence[str]) -> tuple[str, ...
 
 
 def mend(facts: Facts) -> tuple[str, ...]:
-    """What to put right before training, the gravest first."""
+    """What to fix before training, the most serious first."""
     found, twins = facts.found, facts.twins
     sentences = []
     if found.refusal:
@@ -170,8 +172,8 @@ def mend(facts: Facts) -> tuple[str, ...]:
     for part, copies in (("test", twins.test), ("validation", twins.val)):
         if copies.images:
             sentences.append(
-                f"{number(copies.images, f'{part} image')} with the same bytes as a training image: the figures would "
-                "flatter; remove them from one side"
+                f"{number(copies.images, f'{part} image')} with the same bytes as a training image, which inflates "
+                "the results: remove them from one side"
             )
     if twins.within.images and "test" not in found.parts:
         sentences.append(
@@ -184,10 +186,12 @@ def mend(facts: Facts) -> tuple[str, ...]:
 
 
 def _test_set(counts: NDArray[np.int64]) -> list[str]:
-    """What a test set cannot tell."""
+    """What the test set cannot tell."""
     there = counts[counts > 0]
     if len(there) < len(counts):
-        return [f"the test set has no image of {number(len(counts) - len(there), 'class')}: nothing is known of them"]
+        return [
+            f"the test set has no image of {number(len(counts) - len(there), 'class')}: nothing can be said about these"
+        ]
     if there.max() > BALANCED * there.min():
         return [
             f"the test set has {there.max():,} to {there.min():,} images a class: read the balanced accuracy rather "
@@ -197,7 +201,7 @@ def _test_set(counts: NDArray[np.int64]) -> list[str]:
 
 
 def command(name: str, assignments: Sequence[str]) -> str:
-    """The line of a shell that trains a recipe."""
+    """The shell command that trains a recipe."""
     return " ".join(["glmc train", name, *map(shlex.quote, assignments)])
 
 
@@ -212,7 +216,7 @@ def number(count: int, noun: str) -> str:
 
 
 def _packaged(source: str) -> str:
-    """The recipe that comes with the package for a named set: GLMC with our defaults if there is one."""
+    """The package's recipe for a named set: GLMC with our defaults if there is one."""
     names = recipe.names()
     best = [f"{source}_lt/glmc", f"{source}/glmc", f"{source}/glmc_bs", f"{source}/glmc_published"]
     return next(name for name in best if name in names)

@@ -218,9 +218,9 @@ def listing(console: Console, title: str, examples: list[str], number: int) -> N
 
 
 def show_advice(console: Console, advice: Advice) -> None:
-    """What to mend, where to start, why."""
+    """What to fix, where to start, and why."""
     for sentence in advice.mend:
-        console.print(Text(f"mend first: {sentence}", style="red"), soft_wrap=True)
+        console.print(Text(f"fix first: {sentence}", style="red"), soft_wrap=True)
     console.print(Text("start with", style="bold"))
     console.print(Text(f"  {advice.command}"), soft_wrap=True)
     for sentence in advice.why:

@@ -1,4 +1,4 @@
-"""Trackers: programs that show a run while it trains, all behind the three calls of `base.Tracker`.
+"""Trackers: programs that show a run while it trains, all behind the three methods of `base.Tracker`.
 
 metrics.jsonl in the run folder is always written, and it is the source: a tracker that was added later, or that missed
 some epochs, gets them from there when the run is resumed.
@@ -22,10 +22,10 @@ TRACKERS = {  # name -> class, package that it needs
 
 
 def require(names: Iterable[str]) -> None:
-    """Refuse trackers whose package is missing; imports none of them.
+    """Refuse trackers whose package is missing, without importing any.
 
     Raises:
-        UserError: names the package and how it is installed.
+        UserError: names the package and how to install it.
     """
     for name in names:
         package = TRACKERS[name][1]
@@ -38,28 +38,28 @@ def require(names: Iterable[str]) -> None:
 
 
 class Tracks:
-    """The trackers of one run, told together. One that fails is said once and left out from then on.
+    """The trackers of one run. One that fails is reported once and left out from then on.
 
     Args:
         run: the run folder.
-        say: takes that sentence.
+        say: takes the report of a failure.
     """
 
     def __init__(self, run: Path, say: Callable[[str], None]) -> None:
         self.run, self.say = run, say
-        self.told: dict[str, int] = {}  # name -> epochs
+        self.told: dict[str, int] = {}  # name -> epochs it has
         self.live: dict[str, Tracker] = {}
 
     def begin(self, names: Iterable[str], recipe: Mapping[str, Any], records: Iterable[Mapping[str, Any]]) -> None:
-        """Open trackers, and tell them what they do not know yet.
+        """Open trackers, and give them the epochs they have missed.
 
         Args:
             names: of `TRACKERS`.
             recipe: sections, keys and values.
-            records: of the epochs that are finished, lines of metrics.jsonl.
+            records: the finished epochs, lines of metrics.jsonl.
 
         Raises:
-            UserError: a tracker cannot be opened; before the first step, that can still be mended.
+            UserError: a tracker cannot be opened; before the first step, that is easily fixed.
         """
         for name in dict.fromkeys(names):
             module, _, class_name = TRACKERS[name][0].partition(":")
@@ -69,18 +69,18 @@ class Tracks:
             except Exception as error:
                 self.finish()
                 raise UserError(
-                    f"train.track: {name} cannot begin ({brief(error)}); mend that, or leave {name} out of train.track"
+                    f"train.track: {name} cannot begin ({brief(error)}); fix that, or leave {name} out of train.track"
                 ) from error
             self.live[name] = tracker
         for record in records:
             self.log(record)
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Tell everyone of an epoch, a line of metrics.jsonl; who knows it already is not told again."""
+        """Pass on an epoch, a line of metrics.jsonl, to the trackers that do not have it yet."""
         self._each(lambda tracker: tracker.log(record), [n for n in self.live if self.told[n] < record["epoch"]])
 
     def finish(self) -> None:
-        """Close everything, with what result.json holds if the run has come to its end. Again: nothing happens."""
+        """Close all trackers, with what result.json holds if the run is complete. A second call does nothing."""
         file = self.run / "result.json"
         result = json.loads(file.read_text()) if file.exists() else None
         self._each(lambda tracker: tracker.finish(result), list(self.live))
@@ -90,7 +90,7 @@ class Tracks:
         for name in names:
             try:
                 call(self.live[name])
-            except Exception as error:  # whatever it is: a tracker's trouble must not end hours of training
+            except Exception as error:  # whatever it is: a failing tracker must not end hours of training
                 del self.live[name]
                 self.say(f"{name} has failed and tracks this run no longer ({brief(error)}); metrics.jsonl has it all")
 

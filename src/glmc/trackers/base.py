@@ -7,32 +7,32 @@ from typing import Any, Protocol
 
 from glmc.runs.files import write_atomic
 
-MEMORY = "trackers.json"  # in the run folder: what a tracker calls the run, and how many epochs it has been told
+MEMORY = "trackers.json"  # in the run folder: the id that a tracker gave the run, and how many epochs it has
 
 
 class Tracker(Protocol):
-    """A program that shows a run while it trains. Three calls; any of them may raise what it likes."""
+    """A program that shows a run while it trains. Any of its methods may raise any exception."""
 
     def begin(self, run: Path, recipe: Mapping[str, Any]) -> int:
-        """Open, or go on with what an earlier part of the same run has opened.
+        """Open, or continue what an earlier part of the same run opened.
 
         Args:
             run: the run folder.
             recipe: sections, keys and values.
 
         Returns:
-            How many epochs the tracker has been told already; it will be told those that follow.
+            How many epochs the tracker already has; it gets those that follow.
         """
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Take one epoch: a line of metrics.jsonl."""
 
     def finish(self, result: Mapping[str, Any] | None) -> None:
-        """Close; `result` is what result.json holds, or none if the run has not come to its end."""
+        """Close; `result` is what result.json holds, or none if the run is not complete."""
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by strokes: {"test": {"top1": 96.5}} -> {"test/top1": 96.5}."""
+    """Nested keys joined by slashes: {"test": {"top1": 96.5}} -> {"test/top1": 96.5}."""
     joined: dict[str, Any] = {}
     for key, value in values.items():
         joined |= flat(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
@@ -40,19 +40,19 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def final_scores(result: Mapping[str, Any]) -> dict[str, float]:
-    """The figures that result.json gives for the last epoch: "last/top1" and so on."""
+    """The metrics of the last epoch in result.json: "last/top1" and so on."""
     return flat({"last": result["last"]})
 
 
 def recall(run: Path, tracker: str) -> dict[str, Any]:
-    """What `remember` wrote last, or nothing."""
+    """What `remember` wrote last, or an empty dictionary."""
     file = run / MEMORY
     known: dict[str, Any] = json.loads(file.read_text()).get(tracker, {}) if file.exists() else {}
     return known
 
 
 def remember(run: Path, tracker: str, **facts: Any) -> None:
-    """Keep what a resumed run must know to go on in the same place."""
+    """Keep what a resumed run needs to continue in the same place."""
     file = run / MEMORY
     known = json.loads(file.read_text()) if file.exists() else {}
     write_atomic(file, json.dumps(known | {tracker: facts}, indent=1) + "\n")
