@@ -3,7 +3,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from glmc.data.longtail import class_order, longtail_rows, profile_counts, subset
+from glmc.data.longtail import class_order, longtail_rows, profile_counts, rate_of, subset
 from glmc.errors import UserError
 
 NAMES = [f"c{label}" for label in range(100)]
@@ -27,9 +27,9 @@ def slow_cao(labels, counts):
     return kept
 
 
-def slow_du(labels, counts):
-    """The published GLMC code in words: seed 3407 once; choice without replacement of each class's rows."""
-    np.random.seed(3407)
+def slow_du(labels, counts, seed=3407):
+    """The published GLMC code in words: one seed, once; choice without replacement of each class's rows."""
+    np.random.seed(seed)
     kept = []
     for label, count in enumerate(counts):
         own = [row for row, value in enumerate(labels.tolist()) if value == label]
@@ -96,6 +96,14 @@ def test_rows_of_labels_in_any_order_match_the_slow_rule():
         assert subset(labels, np.array([4, 5, 1]), split, NAMES).tolist() == slow(labels, [4, 5, 1])
 
 
+def test_another_seed_draws_other_rows():
+    chosen = rows(CIFAR[10], split="du", seed=5)
+    assert chosen.tolist() == slow_du(CIFAR[10], np.bincount(CIFAR[10][chosen]).tolist(), seed=5)
+    assert rows(CIFAR[10], split="du", seed=3407).tolist() == rows(CIFAR[10], split="du").tolist()
+    assert rows(CIFAR[10], split="cao", seed=0).tolist() == rows(CIFAR[10], split="cao").tolist()
+    assert rows(CIFAR[10], split="cao", seed=1).tolist() != rows(CIFAR[10], split="cao").tolist()
+
+
 def test_the_global_generator_is_left_alone():
     np.random.seed(42)
     before = np.random.get_state()[1].copy()
@@ -109,6 +117,12 @@ def test_exponential_profile():
     assert profile_counts(100, 3, 100, "exponential").tolist() == [100, 10, 1]
     assert profile_counts(7, 4, 1, "exponential").tolist() == [7, 7, 7, 7]
     assert profile_counts(7, 1, 5, "exponential").tolist() == [7]
+
+
+def test_a_rate_is_the_reciprocal_unless_a_decimal_was_meant():
+    for imbalance in (*range(1, 2000), 2.5, 28.57, 10 / 3, 1e6, 12345.678):
+        assert rate_of(imbalance) == 1 / imbalance
+    assert rate_of(1 / 0.055) == 0.055 > 1 / (1 / 0.055)
 
 
 @pytest.mark.parametrize(("classes", "wanted"), [(4, [50, 50, 5, 5]), (5, [50, 50, 5, 5, 5])])

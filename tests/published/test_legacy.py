@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 
 from glmc import recipe, report
+from glmc.data.longtail import profile_counts
 from glmc.errors import UserError
 from glmc.published import flags, legacy
 
@@ -188,6 +189,9 @@ FLAGS = [  # words after the data set, key of the recipe, its value
     ("--contrast_weight 4.5", "method.contrast_weight", 4.5),
     ("--contrast-weight 6", "method.contrast_weight", 6),
     ("--seed 5", "train.seed", 5),
+    ("--seed 5", "data.split_seed", 5),
+    ("-j 3", "data.workers", 3),
+    ("--workers 0", "data.workers", 1),
     ("--gpu 1", "train.device", "cuda"),
     # what the published parser has where nothing is given
     ("", "data.root", "data"),
@@ -203,6 +207,8 @@ FLAGS = [  # words after the data set, key of the recipe, its value
     ("", "loss.exponent", 1),
     ("", "method.contrast_weight", 10),
     ("", "train.seed", 3407),
+    ("", "data.split_seed", None),
+    ("", "data.workers", None),
     # the last counts, and key=value above all, wherever it stands
     ("--epochs 7 --epochs 8", "train.epochs", 8),
     ("train.epochs=9 --epochs 8", "train.epochs", 9),
@@ -214,8 +220,6 @@ EFFECTLESS = [
     "-p 10",
     "--print_freq 10",
     "--print-freq 10",
-    "-j 4",
-    "--workers 4",
     "--start-epoch 3",
     "--start_epoch 3",
 ]
@@ -318,6 +322,22 @@ def test_networks_for_large_images(data_set, network, name, said):
     assert tree["model"]["name"] == name
     remarks = [remark for remark in translation.remarks if "-a " in remark]
     assert (said in remarks[0]) if said else not remarks
+
+
+@pytest.mark.parametrize(("data_set", "images", "classes"), [("cifar10", 5000, 10), ("cifar100", 500, 100)])
+def test_every_rate_gives_the_class_sizes_of_the_published_code(data_set, images, classes):
+    """int(n_max * rate ** (i / (C - 1))), with the rate as printed."""
+    for text in (f"0.{thousandths:03}" for thousandths in range(1, 1000)):
+        translation = legacy.written(flags.imbalance(text))
+        imbalance = recipe.load(flags.DATA_SETS[data_set].recipe, [f"data.imbalance={translation}"]).data.imbalance
+        wanted = [int(images * float(text) ** (label / (classes - 1))) for label in range(classes)]
+        assert profile_counts(images, classes, imbalance, "exponential").tolist() == wanted, text
+
+
+def test_the_seed_draws_the_long_tail_too_unless_the_draw_is_chosen():
+    assert meant(CIFAR, "--seed", "5", "data.split=cao")[1]["data"]["split_seed"] is None
+    assert meant(CIFAR, "--seed", "5", "data.split_seed=7")[1]["data"]["split_seed"] == 7
+    assert meant("python main.py --dataset ImageNet-LT --seed 5")[1]["data"]["split_seed"] is None
 
 
 def test_the_long_tail_of_lists_and_folders():

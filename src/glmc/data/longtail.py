@@ -16,12 +16,13 @@ from glmc.errors import UserError
 
 Profile = Literal["exponential", "step"]
 Rule = Literal["cao", "du"]
+SEEDS = {"cao": 0, "du": 3407}  # of the authors; the published GLMC code takes another one with --seed
 
 
 def profile_counts(n_max: int, classes: int, imbalance: float, profile: Profile) -> NDArray[np.int64]:
     """Images per class, from the largest class to the smallest.
 
-    "exponential": int(n_max * (1 / imbalance) ** (i / (C - 1))) for i = 0 .. C-1.
+    "exponential": int(n_max * rate ** (i / (C - 1))) for i = 0 .. C-1, see `rate_of`.
     "step": n_max in the first C // 2 classes, int(n_max / imbalance) in the others.
 
     Args:
@@ -46,23 +47,37 @@ def profile_counts(n_max: int, classes: int, imbalance: float, profile: Profile)
     if profile == "step":
         head = classes // 2
         return np.array([n_max] * head + [int(n_max / imbalance)] * (classes - head), dtype=np.int64)
-    last = max(classes - 1, 1)  # a single class keeps n_max
-    return np.array([int(n_max * (1 / imbalance) ** (i / last)) for i in range(classes)], dtype=np.int64)
+    last, rate = max(classes - 1, 1), rate_of(imbalance)  # a single class keeps n_max
+    return np.array([int(n_max * rate ** (i / last)) for i in range(classes)], dtype=np.int64)
+
+
+def rate_of(imbalance: float) -> float:
+    """Smallest class / largest class, in (0, 1]: the decimal that was meant, if its reciprocal is the imbalance.
+
+    Nine digits are tried. In floating point 1 / (1 / 0.055) is less than 0.055, and one image of 275 would be lost.
+    """
+    decimal = float(f"{1 / imbalance:.9g}")
+    return decimal if 1 / decimal == imbalance else 1 / imbalance
 
 
 def subset(
-    labels: NDArray[np.int64], counts_wanted: NDArray[np.int64], split: Rule, classes: Sequence[str]
+    labels: NDArray[np.int64],
+    counts_wanted: NDArray[np.int64],
+    split: Rule,
+    classes: Sequence[str],
+    seed: int | None = None,
 ) -> NDArray[np.int64]:
     """The rows that each class keeps.
 
-    "cao": numpy's legacy generator with seed 0 shuffles the row list of each class in label order; the first n_c stay.
-    "du": with seed 3407 it draws `choice(n_class, n_c, replace=False)` of each class's rows in file order.
+    "cao": numpy's legacy generator shuffles the row list of each class in label order; the first n_c stay.
+    "du": it draws `choice(n_class, n_c, replace=False)` of each class's rows in file order.
 
     Args:
         labels: int64 [N], in [0, C).
         counts_wanted: int64 [C], images that each class keeps.
         split: the rule of choice.
         classes: C names, for the error.
+        seed: of the generator, in [0, 2**32); None takes the authors', 0 for "cao" and 3407 for "du".
 
     Returns:
         int64 [sum of counts_wanted], rows of class 0, then of class 1, ..., each in the order of choice.
@@ -70,9 +85,8 @@ def subset(
     Raises:
         UserError: a class has fewer images than it should keep.
     """
-    generator = np.random.RandomState(
-        {"cao": 0, "du": 3407}[split]
-    )  # the bits of np.random.seed, without the global state
+    # The bits of np.random.seed, without the global state.
+    generator = np.random.RandomState(SEEDS[split] if seed is None else seed)
     kept = []
     for label, wanted in enumerate(counts_wanted.tolist()):
         rows = np.flatnonzero(labels == label)
@@ -115,6 +129,7 @@ def longtail_rows(
     n_max: int | None,
     order: Literal["given"] | int,
     split: Rule,
+    seed: int | None = None,
 ) -> NDArray[np.int64]:
     """The rows of the long-tailed training set.
 
@@ -125,7 +140,7 @@ def longtail_rows(
         profile: the shape of the tail, see `profile_counts`.
         n_max: images of the largest class; None takes the size of the largest class there is.
         order: which class is how large, see `class_order`.
-        split: which images stay, see `subset`.
+        split, seed: which images stay, see `subset`.
 
     Returns:
         int64 [M], rows of class 0, then of class 1, ...
@@ -150,7 +165,7 @@ def longtail_rows(
             f"class {classes[int(wanted.argmin())]!r} would keep no image with data.n_max={largest} and "
             f"data.imbalance={imbalance:g}; lower data.imbalance to at most {largest}, or raise data.n_max"
         )
-    return subset(labels, wanted, split, classes)
+    return subset(labels, wanted, split, classes, seed)
 
 
 def _remedy(

@@ -60,6 +60,7 @@ def long_tailed(source: sources.Source, data: Data) -> tuple[Split, Split | None
                 n_max=data.n_max,
                 order=data.class_order,
                 split=data.split,
+                seed=data.split_seed,
             )
         )
     if data.val_fraction > 0:

@@ -49,6 +49,11 @@ def number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
 
 
+def workers(text: str) -> int:
+    """Worker processes; 0, which has the training process decode, becomes 1."""
+    return whole(text) or 1
+
+
 def imbalance(text: str) -> float:
     """The imbalance that belongs to a rate, smallest class / largest class: "0.01" -> 100."""
     try:
@@ -59,7 +64,7 @@ def imbalance(text: str) -> float:
         raise argparse.ArgumentTypeError(
             f"{text} is no rate in (0, 1]: it is the smallest class / the largest, e.g. 0.01 for an imbalance of 100"
         )
-    return float(1 / rate)
+    return 1 / float(rate)  # so that `longtail.rate_of` finds the rate again
 
 
 class Flag(NamedTuple):
@@ -141,7 +146,9 @@ FLAGS = (
     ),
     Flag(("--weight_decay", "--wd", "--weight-decay"), number, "of SGD", "optim.weight_decay", 5e-3, programs=MAIN),
     Flag(("--epochs",), whole, "passes over the training images", "train.epochs", 200, programs=MAIN),
-    Flag(("--seed",), whole, "of everything random", "train.seed", 3407, programs=MAIN),
+    Flag(
+        ("--seed",), whole, "of everything random, also of the draw of the long tail", "train.seed", 3407, programs=MAIN
+    ),
     Flag(
         ("--gpu",),
         whole,
@@ -149,11 +156,13 @@ FLAGS = (
         remark="--gpu {value}: the first visible GPU is used; CUDA_VISIBLE_DEVICES={value} in front of the command "
         "makes that number {value}",
     ),
+    Flag(("-j", "--workers"), workers, "processes that decode images", "data.workers", programs=MAIN),
     Flag(
         ("-j", "--workers"),
         whole,
         "no effect",
-        remark="-j {value} has no effect: there are no worker processes to be counted",
+        remark="-j {value} has no effect: test images are decoded by one thread a core",
+        programs=TEST,
     ),
     Flag(
         ("-p", "--print_freq", "--print-freq"),

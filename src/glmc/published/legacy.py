@@ -177,6 +177,8 @@ def _values(
         values.pop("data.imbalance")  # the lists have their tail
     if data_set.kind == "folder":
         values = _folder(data_set, program, assignments) | values | {"data.imbalance": given.get("imbanlance_rate")}
+    if values.get("data.imbalance") and "seed" in given and not _replaced("data.split", assignments):
+        values["data.split_seed"] = given["seed"]  # one seed for everything in the published code
     network, remarks = _network(program, data_set, given.get("arch"))
     values["model.name"] = network
     if "gpu" in given:

@@ -62,6 +62,9 @@ class Data(Section):
     split: Literal["cao", "du"] = Field(
         "cao", description="which images stay: as Cao et al. 2019 draw them, or as Du et al. 2023 do"
     )
+    split_seed: int | None = Field(
+        None, ge=0, lt=2**32, description="seed of that draw, in [0, 2**32); null: the authors', cao 0 and du 3407"
+    )
     train_list: str | None = Field(None, min_length=1, description="file of training images and labels, or null")
     test_list: str | None = Field(None, min_length=1, description="file of test images and labels, or null")
     val_list: str | None = Field(None, min_length=1, description="file of validation images and labels, or null")
