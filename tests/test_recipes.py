@@ -91,6 +91,7 @@ def test_the_large_rows_are_those_of_the_printed_commands(name, epochs, batch, d
     assert (r.train.epochs, r.data.batch_size, r.optim.lr, r.optim.weight_decay) == (epochs, batch, 0.1, decay)
     assert strengths(r) == (0.2, 1.0, 10)
     assert (r.method.params["embedding"], r.train.schedule, r.data.size) == (256, "paco_late", 256)
+    assert r.model.zero_residual is False
     assert r.published is not None
     assert r.published.top1 == top1
 

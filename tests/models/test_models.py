@@ -29,6 +29,35 @@ def test_a_timm_networks_features_have_the_length_it_is_given(name):
     assert backbone(torch.randn(1, 3, side, side)).shape == (1, backbone.out_dim)
 
 
+def last_scales(name, **options):
+    """The scale of the last BatchNorm of every residual branch."""
+    blocks = [m for m in build_backbone(name, **options).net.modules() if hasattr(m, "conv2") and hasattr(m, "bn2")]
+    return [getattr(block, "bn3", block.bn2).weight for block in blocks]
+
+
+@pytest.mark.parametrize(("name", "blocks"), [("resnet18", 8), ("resnext50_32x4d", 16), ("resnet20", 9)])
+def test_residual_branches_begin_as_zero_or_not(name, blocks):
+    """timm's begin as zero by default, those of the published ResNeXt-50 and of our own networks do not."""
+    assert len(last_scales(name)) == blocks
+    assert all(scale.eq(1).all() for scale in last_scales(name, zero_residual=False))
+    assert all(scale.eq(name == "resnet20").all() for scale in last_scales(name))
+
+
+def test_only_the_residual_branches_depend_on_it():
+    states = []
+    for zero in (True, False):
+        torch.manual_seed(0)
+        states.append(build_backbone("resnet18", zero_residual=zero).state_dict())
+    different = {name for name in states[0] if not torch.equal(states[0][name], states[1][name])}
+    assert different == {f"net.layer{stage}.{block}.bn2.weight" for stage in (1, 2, 3, 4) for block in (0, 1)}
+
+
+@pytest.mark.parametrize(("name", "value"), [("resnet32", True), ("vit_tiny_patch16_224", False), ("dla34", True)])
+def test_networks_without_such_branches_say_so(name, value):
+    with pytest.raises(UserError, match=rf"^model.zero_residual: .*{name}.*; set it to null$"):
+        build_backbone(name, zero_residual=value)
+
+
 def test_heads_compute_in_float32_under_autocast():
     head, x = linear(8, 4), torch.randn(3, 8)
     wanted = head(x)

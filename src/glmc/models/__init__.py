@@ -67,6 +67,7 @@ def build_backbone(
     batch_norm: Literal["split", "two_pass", "joint"] = "split",
     experts: int = 1,
     experts_from: str | None = None,
+    zero_residual: bool | None = None,
 ) -> Backbone:
     """A backbone without classifier.
 
@@ -76,16 +77,19 @@ def build_backbone(
         pretrained: weights from timm's hub (true), or from a file (safetensors, or a torch file of tensors only).
         batch_norm: see `Backbone`.
         experts, experts_from: how often the network is held from that stage on; see `models.experts`.
+        zero_residual: whether residual branches begin as zero: the scale of their last BatchNorm; None: as timm has it.
 
     Raises:
-        UserError: unknown name or stage, weights that cannot be had or do not fit.
+        UserError: unknown name or stage, weights that cannot be had or do not fit, residual branches that cannot be set.
     """
     if name in SMALL_IMAGE:
         if pretrained is True:
             raise UserError(f"model.pretrained: there are no published weights for {name}; give a file or a timm model")
+        if zero_residual:
+            raise UserError(f"model.zero_residual: the residual branches of {name} never begin as zero; set it to null")
         net, out_dim = _small_image_backbone(name, channels)
     else:
-        net, out_dim = _timm_backbone(name, channels, pretrained is True)
+        net, out_dim = _timm_backbone(name, channels, pretrained is True, zero_residual)
     if isinstance(pretrained, str):
         _load_weights(net, Path(pretrained).expanduser())
     if experts_from is not None:
@@ -113,7 +117,7 @@ def _small_image_backbone(name: str, channels: int) -> tuple[nn.Module, int]:
     return net, net.out_dim
 
 
-def _timm_backbone(name: str, channels: int, pretrained: bool) -> tuple[nn.Module, int]:
+def _timm_backbone(name: str, channels: int, pretrained: bool, zero_residual: bool | None) -> tuple[nn.Module, int]:
     import timm
 
     if not timm.is_model(name):
@@ -130,7 +134,13 @@ def _timm_backbone(name: str, channels: int, pretrained: bool) -> tuple[nn.Modul
             f"train from scratch with model.pretrained=false"
         )
     try:
-        net = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels)
+        net = timm.create_model(
+            name, pretrained=pretrained, num_classes=0, in_chans=channels, zero_init_last=zero_residual
+        )  # timm leaves out what is None
+    except TypeError as error:
+        if "zero_init_last" not in str(error):
+            raise
+        raise UserError(f"model.zero_residual: timm does not let it be set for {name}; set it to null") from error
     except (OSError, RuntimeError, ValueError) as error:
         if not pretrained:
             raise

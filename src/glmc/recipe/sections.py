@@ -259,6 +259,12 @@ class Model(Section):
         None, min_length=1, description='first stage that each expert has for itself, e.g. "layer3"; null: one expert'
     )
 
+    zero_residual: bool | None = Field(
+        None,
+        description="whether the residual branches of a timm network begin as zero, which lets it begin shallow; "
+        "null: as timm has it, true for its ResNets",
+    )
+
     @field_validator("pretrained")
     @classmethod
     def _not_a_yes(cls, value: bool | str) -> bool | str:

@@ -39,6 +39,7 @@ def build_method(recipe: Settled, counts: Tensor, device: torch.device, *, initi
             batch_norm=recipe.model.batch_norm,
             experts=recipe.model.experts,
             experts_from=recipe.model.experts_from,
+            zero_residual=recipe.model.zero_residual,
         )
         loss = choice.build("loss", recipe.loss.model_dump(), counts)
         mixture = choice.build("mixture", recipe.mixture.model_dump(), counts)
