@@ -62,6 +62,8 @@ def test_published_recipes_keep_the_ways_of_the_published_code(name):
     assert (r.mixture.params["label_share"], r.method.params["view_reduction"]) == ("drawn", "sum")
     assert (r.eval.few, r.model.batch_norm, r.optim.momentum) == ("<=20", "split", 0.9)
     assert r.data.imbalance is None or r.data.split == "du"
+    assert r.data.split_seed is None  # 3407
+    assert r.train.precision == "float32"
     assert r.published is not None
     assert r.published.network == r.model.name
 
@@ -91,7 +93,9 @@ def test_the_large_rows_are_those_of_the_printed_commands(name, epochs, batch, d
     assert (r.train.epochs, r.data.batch_size, r.optim.lr, r.optim.weight_decay) == (epochs, batch, 0.1, decay)
     assert strengths(r) == (0.2, 1.0, 10)
     assert (r.method.params["embedding"], r.train.schedule, r.data.size) == (256, "paco_late", 256)
-    assert r.model.zero_residual is False
+    assert (r.model.zero_residual, r.data.resize, r.data.exif, r.train.precision) == (
+        False, "short_side", False, "float32",
+    )  # fmt: skip
     assert r.published is not None
     assert r.published.top1 == top1
 

@@ -102,6 +102,18 @@ def same(these, those):
 # --------------------------------------------------------------------------------------------------- the same pixels
 
 
+def test_pictures_that_are_read_as_in_the_published_code_are_the_same_in_both_loaders(stream, paths):
+    reading = {"resize": "short_side", "exif": False}
+    pixels = decode.materialise(paths, size=SIZE, channels=3, cache_dir=None, **reading)
+    assert (pixels != decode.materialise(paths, size=SIZE, channels=3, cache_dir=None)).any((1, 2, 3)).sum() > N / 2
+    resident = ResidentLoader(
+        pixels, LABELS, views("two squares"), {"rebalanced": 1.0}, batch_size=7, seed=0, device=CPU
+    )
+    same(batches(stream("two squares", **reading)), batches(resident))
+    sizes, _ = decode.headers(paths, exif=False, cache_dir=None)
+    assert len(batches(stream("two boxes", sizes=sizes, **reading))) == 4  # a turned picture would be refused
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("kind", VIEWS)
 def test_the_batches_are_those_of_the_resident_loader_to_the_last_bit(stream, paths, kind, channels):

@@ -7,8 +7,18 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from torchvision.transforms import CenterCrop, Resize
 
-from glmc.data.decode import cache_entries, cache_folder, clear_cache, decode_image, headers, materialise, read_image
+from glmc.data.decode import (
+    cache_entries,
+    cache_folder,
+    centre_square,
+    clear_cache,
+    decode_image,
+    headers,
+    materialise,
+    read_image,
+)
 from glmc.data.split import Paths
 from glmc.errors import UserError
 
@@ -181,6 +191,48 @@ def test_an_unknown_orientation_is_ignored(tmp_path):
     np.testing.assert_array_equal(read(tmp_path, Image.fromarray(COLOUR), exif=exif), COLOUR)
 
 
+@pytest.mark.parametrize("orientation", SIDES)
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_without_exif_a_picture_stays_as_pil_reads_it(tmp_path, channels, name, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(RANDOM.randint(0, 256, (5, 8, 3)).astype(np.uint8)).save(tmp_path / name, exif=exif)
+    with Image.open(tmp_path / name) as theirs:
+        stored = np.array(theirs.convert("RGB" if channels == 3 else "L")).reshape(5, 8, channels)
+    np.testing.assert_array_equal(read_image(tmp_path / name, channels, exif=False), stored)
+    paths = Paths.from_list(tmp_path, [name])
+    assert headers(paths, exif=False, cache_dir=None)[0].tolist() == [[5, 8]]
+    np.testing.assert_array_equal(load(paths, 5, channels, exif=False)[0], stored[:, 1:6])
+
+
+# -------------------------------------------------------------------------------------------------- the middle square
+
+SHAPES = [(375, 500), (500, 375), (500, 333), (300, 401), (256, 343), (343, 256), (768, 1025), (90, 121), (2000, 30)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_short_side_is_resized_and_the_middle_cut_out_as_torchvision_does_it(shape, channels):
+    picture = RANDOM.randint(0, 256, (*shape, channels)).astype(np.uint8)
+    image = Image.fromarray(picture if channels == 3 else picture[..., 0])
+    theirs = np.array(CenterCrop(224)(Resize(256)(image))).reshape(224, 224, channels)
+    ours = centre_square(picture, 256, "short_side")[16:240, 16:240]
+    close(ours, theirs.astype(float))
+    assert (ours != theirs).mean() < 0.01
+
+
+def test_cut_out_first_the_grid_is_another_one():
+    picture = RANDOM.randint(0, 256, (500, 333, 3)).astype(np.uint8)
+    assert (centre_square(picture, 256, "short_side") != centre_square(picture, 256)).mean() > 0.9
+
+
+def test_a_square_is_the_same_either_way():
+    picture = RANDOM.randint(0, 256, (77, 77, 3)).astype(np.uint8)
+    for size in (77, 60, 90):
+        np.testing.assert_array_equal(centre_square(picture, size, "short_side"), centre_square(picture, size))
+
+
 # -------------------------------------------------------------------------------------------------- JPEGs, twice read
 
 
@@ -265,6 +317,8 @@ def test_resizing_is_antialiased_bilinear(tmp_path, size):
 
 def test_an_extreme_shape_stays_small(tmp_path):
     assert read(tmp_path, Image.new("L", (30_000, 1), 9), size=4).tolist() == np.full((4, 4, 3), 9).tolist()
+    for shape in ((30_000, 1), (1, 30_000)):  # 256 x 7,680,000 pixels if the whole were resized
+        assert (centre_square(np.full((*shape, 3), 9, np.uint8), 256, "short_side") == 9).all()
 
 
 def save(folder, images):
@@ -446,6 +500,13 @@ def test_other_options_order_and_names_are_other_sets(tmp_path, paths):
     assert turned.decoded
     np.testing.assert_array_equal(turned.pixels, [255 - COLOUR, COLOUR])
     assert len(cache_entries(cache)) == 5
+    assert Witness(paths, cache, size=5, resize="short_side").decoded
+    assert Witness(paths, cache, size=5, exif=False).decoded
+    assert not Witness(paths, cache, size=5, resize="short_side").decoded
+    assert len(cache_entries(cache)) == 7
+    headers(paths, cache_dir=cache)
+    headers(paths, exif=False, cache_dir=cache)
+    assert len(cache_entries(cache)) == 9
 
 
 def flip(file):

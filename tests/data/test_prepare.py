@@ -64,6 +64,18 @@ def test_images_that_fit_are_decoded(folder):
     )
 
 
+def test_all_pictures_are_read_as_the_recipe_says(folder):
+    for resize, exif in (("square", True), ("short_side", False)):
+        words = ["data.size=17", f"data.resize={resize}", f"data.exif={str(exif).lower()}"]
+        data, _ = settled(folder, *words, "data.val_fraction=0.2")
+        for part, split in (("train", data.train), ("train", data.val), ("test", data.test)):
+            files = sorted((folder / part).rglob("*.jpg"))
+            right = {decode.decode_image(file, 17, 3, resize, exif).tobytes() for file in files}
+            assert {image.tobytes() for image in pixels(split)} <= right
+        streamed, _ = settled(folder, *words, "data.loader=streaming", "data.area=whole")
+        assert set(map(tuple, streamed.sizes.tolist())) == ({(20, 30), (30, 20)} if exif else {(20, 30)})
+
+
 @pytest.mark.parametrize(
     ("room", "loader"), [(2 * 20 * 16 * 16 * 3, "resident"), (2 * 20 * 16 * 16 * 3 - 2, "streaming")]
 )

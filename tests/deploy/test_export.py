@@ -39,7 +39,16 @@ def digits(tmp_path_factory):
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     """A run of cross entropy with a network of timm's, on photographs of 40 x 40 pixels of which it sees 32 x 32."""
-    home = tmp_path_factory.mktemp("photos")
+    return photo_run(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="module")
+def published_photos(tmp_path_factory):
+    """Another one, whose photographs are read as the published code reads them."""
+    return photo_run(tmp_path_factory.mktemp("published"), "data.resize=short_side", "data.exif=false")
+
+
+def photo_run(home, *more):
     for part, count in (("train", 8), ("test", 3)):
         for label in range(3):
             place = home / "images" / part / f"class {label}"
@@ -52,7 +61,7 @@ def photos(tmp_path_factory):
         f"data={{name: folder, root: {json.dumps(str(home / 'images'))}, size: 40, batch_size: 6, cache: false}}"
     ]
     settings += ["views={train: [{resized_crop: {size: 32}}], test: [{center_crop: 32}]}", "model.name=test_resnet"]
-    settings += ["train.max_steps=6", "train.precision=float32", "optim.lr=0.01", "expect=null"]
+    settings += ["train.max_steps=6", "train.precision=float32", "optim.lr=0.01", "expect=null", *more]
     return run.train(recipe.load("digits_lt/ce", settings), home / "run", **QUIET)
 
 
@@ -146,7 +155,10 @@ def test_timm_reads_the_folder_as_its_own(photos, tmp_path):
     assert np.abs(logits.numpy() - right_answers(photos, images)[0]).max() < 1e-4
 
 
-@pytest.mark.parametrize(("name", "kind"), [("digits", "safetensors"), *[("photos", kind) for kind in FORMATS]])
+CARDS = [("digits", "safetensors"), ("published_photos", "safetensors"), ("published_photos", "timm")]
+
+
+@pytest.mark.parametrize(("name", "kind"), [*CARDS, *[("photos", kind) for kind in FORMATS]])
 def test_the_lines_on_the_card_run_and_are_right(name, kind, request, tmp_path, monkeypatch, capsys):
     """A sideways photograph that is no square, through the lines on the card and through our own reading."""
     if kind == "onnx":
@@ -162,8 +174,9 @@ def test_the_lines_on_the_card_run_and_are_right(name, kind, request, tmp_path, 
     exec(re.search("```python\n(.*?)```", card, re.DOTALL)[1], {})
     label, share = capsys.readouterr().out.rsplit(maxsplit=1)
     about = json.loads((out / "glmc.json").read_text())
-    size, channels = about["preprocessing"]["size"], about["preprocessing"]["channels"]
-    _, shares = right_answers(folder, decode.decode_image(out / "photo.jpg", size, channels)[None])
+    reading = [about["preprocessing"][key] for key in ("size", "channels", "resize", "exif")]
+    assert reading[2:] == (["short_side", False] if name == "published_photos" else ["square", True])
+    _, shares = right_answers(folder, decode.decode_image(out / "photo.jpg", *reading)[None])
     assert label == about["classes"][shares[0].argmax()]
     assert float(share) == pytest.approx(shares[0].max(), abs=1e-4)
 

@@ -14,7 +14,10 @@ import torch
 from PIL import Image
 from test_calibrate import CLASSES, train_on, write_digits
 
+from glmc import recipe
 from glmc.data import asked
+from glmc.data.prepare import decoded, pixels
+from glmc.data.split import Paths, Split
 from glmc.errors import UserError
 from glmc.inference import predict as room
 from glmc.inference.calibrate import calibrate
@@ -23,6 +26,7 @@ from glmc.inference.prior import read_prior
 from glmc.runs import trained as trained_run
 from glmc.runs.folder import recipe_of
 from glmc.runs.trained import load_trained
+from glmc.screen import Screen
 
 NAMES = sorted(CLASSES)
 
@@ -74,6 +78,24 @@ def probabilities(line):
     """float [C] in label order."""
     found = {each["class"]: each["probability"] for each in line["predictions"]}
     return [found[name] for name in NAMES]
+
+
+def test_pictures_are_read_as_training_read_them(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "a").mkdir()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 31, 3), dtype=np.uint8)).save(
+        tmp_path / "a" / "1.jpg", exif=exif
+    )
+    seen = []
+    for words in ([], ["data.resize=short_side"], ["data.exif=false"]):
+        wanted = recipe.load("folder/ce", ["data.size=14", "data.channels=3", *words])
+        split = Split(Paths.from_list(tmp_path, ["a/1.jpg"]), np.zeros(1, np.int64), ("a",))
+        trained_on = pixels(decoded(split, "", wanted.data.model_copy(update={"cache": False}), Screen(quiet=True)))
+        ((_, shown),) = next(room.decoded_ahead([str(tmp_path / "a" / "1.jpg")], wanted, 1))
+        np.testing.assert_array_equal(shown.result(), trained_on[0])
+        seen.append(trained_on.tobytes())
+    assert len(set(seen)) == 3
 
 
 def test_predictions_of_the_test_images_are_those_of_the_test(trained, photos, said):

@@ -57,6 +57,7 @@ class StreamingLoader(Loader):
         size: side of the stored squares in pixels.
         channels: 1 or 3.
         sizes: int [N, 2], height and width of every image, to cut out of whole images; none: out of stored squares.
+        resize, exif: as `decode.materialise` takes them.
         workers: processes; none: one a core, at most 16. The pixels do not depend on it.
 
     Raises:
@@ -75,6 +76,8 @@ class StreamingLoader(Loader):
         size: int,
         channels: int,
         sizes: NDArray[np.integer] | None = None,
+        resize: decode.Resize = "square",
+        exif: bool = True,
         workers: int | None = None,
         batch_size: int,
         seed: int,
@@ -105,7 +108,7 @@ class StreamingLoader(Loader):
             for side, depth in shapes
         ]
         self._at = torch.full((self.workers, 2), -1).share_memory_()
-        self._shop = Workshop(paths, size, channels, sizes, self._rings, self._at)
+        self._shop = Workshop(paths, size, channels, sizes, resize, exif, self._rings, self._at)
         self._ahead, self._agenda, self._staged = ahead, Agenda(), 0
         self._stages: list[tuple[list[Tensor], torch.cuda.Event]] = []
         self._crew: DataLoader[Any] | None = None

@@ -1,9 +1,9 @@
 """Image files become one uint8 array, decoded once in parallel and cached on disk, or single pictures.
 
-What a pixel is: the first frame, turned upright by its EXIF orientation, in the colours as stored (profiles are not
-applied). Transparent pixels are laid on white, the page that most cut-out pictures were drawn for. 16 bits keep the
-high byte. CMYK and palettes become RGB; the grey of a colour picture is ITU-R 601 luma. The array holds the largest
-centred square of each picture, resized.
+What a pixel is: the first frame, turned upright by its EXIF orientation (or not: `exif`), in the colours as stored
+(profiles are not applied). Transparent pixels are laid on white, the page that most cut-out pictures were drawn for. 16
+bits keep the high byte. CMYK and palettes become RGB; the grey of a colour picture is ITU-R 601 luma. The array holds
+the middle square of each picture, see `centre_square`.
 
 PIL reads everything. Plain colour JPEGs go through torchvision's libjpeg-turbo, which gives the same pixels sooner.
 """
@@ -20,7 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import PIL
@@ -47,6 +47,7 @@ SIDEWAYS = {5, 6, 7, 8}  # those that exchange height and width
 ORIENTATION = 0x0112  # the EXIF tag
 
 Progress = Callable[[int, int], None]
+Resize = Literal["square", "short_side"]
 
 
 def materialise(
@@ -54,6 +55,8 @@ def materialise(
     *,
     size: int | None,
     channels: int | None,
+    resize: Resize = "square",
+    exif: bool = True,
     cache_dir: Path | None,
     progress: Progress | None = None,
     say: Callable[[str], None] = warnings.warn,
@@ -63,9 +66,9 @@ def materialise(
 
     Args:
         paths: N image files.
-        size: side in pixels: the largest centred square, resized (antialiased bilinear). None keeps the size of the
-            files, which must then all be squares of one size.
+        size: side in pixels. None keeps the size of the files, which must then all be squares of one size.
         channels: 1 grey, 3 RGB; None takes 1 if all files are grey, else 3.
+        resize, exif: of `centre_square` and `read_image`.
         cache_dir: folder of the cache, usually `cache_folder()`; None neither reads nor writes one.
         progress: called with (images done, N), not when the cache serves.
         say: told in a sentence when the cache was damaged or cannot be written; the run goes on either way.
@@ -78,7 +81,7 @@ def materialise(
         UserError: files that cannot be read (the first ten and their number), sizes that differ while `size` is None,
             or too little memory.
     """
-    fingerprint = _fingerprint(paths, size, channels)
+    fingerprint = _fingerprint(paths, size, channels, resize, exif)
     if cache_dir is not None:
         cached = _read_cache(cache_dir, fingerprint, say)
         if cached is not None:
@@ -93,7 +96,7 @@ def materialise(
         raise UserError(f"{len(paths)} images of data.size={size} take {gigabytes:.1f} GB: lower data.size") from None
 
     def decode(row: int) -> None:
-        pixels[row] = decode_image(paths[row], size, channels)
+        pixels[row] = decode_image(paths[row], size, channels, resize, exif)
 
     _for_every(paths, decode, workers, progress)
     if cache_dir is not None:
@@ -101,17 +104,24 @@ def materialise(
     return pixels
 
 
-def decode_image(file: str | Path, size: int, channels: int) -> NDArray[np.uint8]:
-    """The largest centred square of one image file as uint8 [size, size, channels], see the module's text.
+def decode_image(
+    file: str | Path, size: int, channels: int, resize: Resize = "square", exif: bool = True
+) -> NDArray[np.uint8]:
+    """The middle square of one image file as uint8 [size, size, channels], see `read_image` and `centre_square`.
 
     Raises:
         Exception: whatever is wrong with the file.
     """
-    return centre_square(read_image(file, channels), size)
+    return centre_square(read_image(file, channels, exif), size, resize)
 
 
-def read_image(file: str | Path, channels: int) -> NDArray[np.uint8]:
+def read_image(file: str | Path, channels: int, exif: bool = True) -> NDArray[np.uint8]:
     """One whole image file as uint8 [H, W, channels]; the module's text says what a pixel is.
+
+    Args:
+        file: its path.
+        channels: 1 grey, 3 RGB.
+        exif: whether the picture is turned upright; else it stays as stored (a TIFF, which PIL turns, is upright).
 
     Raises:
         Exception: whatever is wrong with the file.
@@ -119,10 +129,11 @@ def read_image(file: str | Path, channels: int) -> NDArray[np.uint8]:
     with open(file, "rb") as stream:
         data = stream.read()
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        if image.format == "JPEG" and image.mode == "RGB" and channels == 3 and _orientation(image) not in UPRIGHT:
+        turned = exif and _orientation(image) in UPRIGHT
+        if image.format == "JPEG" and image.mode == "RGB" and channels == 3 and not turned:
             return _read_jpeg(data)
         image.load()  # before the question: of TIFF, PIL turns the pixels here and takes the tag away
-        upright = UPRIGHT.get(_orientation(image))
+        upright = UPRIGHT.get(_orientation(image)) if exif else None
         picture = _plain(image, channels)
     if upright is not None:
         picture = picture.transpose(upright)
@@ -136,8 +147,21 @@ def _read_jpeg(data: bytes) -> NDArray[np.uint8]:
     return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8)).permute(1, 2, 0).numpy()
 
 
-def centre_square(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """The largest centred square of uint8 [H, W, ch], resized (antialiased bilinear): uint8 [size, size, ch]."""
+def centre_square(picture: NDArray[np.uint8], size: int, resize: Resize = "square") -> NDArray[np.uint8]:
+    """The middle of a picture as a square, resized with antialiasing (bilinear).
+
+    Args:
+        picture: uint8 [H, W, ch].
+        size: side of the square in pixels.
+        resize: "square": the largest centred square is resized. "short_side": the whole picture is resized until its
+            short side has `size` pixels, and the square cut out then, as torchvision's Resize and CenterCrop do it.
+            Both take the same part of the picture to within a pixel; their grids differ by some 0.4 of one.
+
+    Returns:
+        uint8 [size, size, ch].
+    """
+    if resize == "short_side":
+        return _resized_middle(picture, size)
     height, width, channels = picture.shape
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
@@ -149,18 +173,36 @@ def centre_square(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return np.array(image.resize((size, size), Image.Resampling.BILINEAR)).reshape(size, size, channels)
 
 
+def _resized_middle(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """The middle `size` x `size` pixels of a picture after its short side has been resized to `size`.
+
+    No pixel beside the square is made, and lines come before columns whatever the shape: in the order of the versions
+    of PIL that published figures were made with.
+    """
+    height, width, channels = picture.shape
+    side = min(width, height)
+    tall, wide = size * height // side, size * width // side
+    top, left = round((tall - size) / 2), round((wide - size) / 2)  # halves to the even number, as torchvision does
+    image = Image.fromarray(picture if channels == 3 else picture[..., 0])
+    box = (left / wide * width, 0, (left + size) / wide * width, height)
+    image = image.resize((size, height), Image.Resampling.BILINEAR, box)
+    box = (0, top / tall * height, size, (top + size) / tall * height)
+    return np.array(image.resize((size, size), Image.Resampling.BILINEAR, box)).reshape(size, size, channels)
+
+
 def headers(
     paths: Paths,
     *,
+    exif: bool = True,
     cache_dir: Path | None,
     progress: Progress | None = None,
     say: Callable[[str], None] = warnings.warn,
     workers: int | None = None,
 ) -> tuple[NDArray[np.int32], int]:
-    """Size of every upright picture, and channels, from the headers of the files or from the cache.
+    """Size of every picture as `read_image` gives it, and channels, from the headers of the files or from the cache.
 
     Args:
-        paths, cache_dir, progress, say, workers: as in `materialise`.
+        paths, exif, cache_dir, progress, say, workers: as in `materialise`.
 
     Returns:
         int32 [N, 2], height and width in pixels, and 1 if all files are grey, else 3.
@@ -168,7 +210,7 @@ def headers(
     Raises:
         UserError: files that cannot be read (the first ten and their number).
     """
-    fingerprint = _fingerprint(paths, "headers")
+    fingerprint = _fingerprint(paths, "headers", exif)
     found = None if cache_dir is None else _read_cache(cache_dir, fingerprint, say)
     if found is None:
         found = np.empty((len(paths), 3), dtype=np.int32)  # height, width, channels
@@ -176,7 +218,8 @@ def headers(
         def look(row: int) -> None:
             with Image.open(paths[row], formats=FORMATS) as image:
                 width, height = image.size
-                if image.format != "TIFF" and _orientation(image) in SIDEWAYS:  # of TIFF, PIL tells the upright size
+                # Of TIFF, PIL tells the upright size.
+                if exif and image.format != "TIFF" and _orientation(image) in SIDEWAYS:
                     width, height = height, width
                 found[row] = height, width, 1 if image.mode in GREY_MODES else 3
 

@@ -108,21 +108,22 @@ def prepare(
     if loader == "streaming":
         assert isinstance(train.images, Paths), "arrays are not streamed"
         if data.area == "whole" or channels is None:
-            sizes, found = headers(train.images, data.cache, screen)
+            sizes, found = headers(train.images, data, screen)
             channels = channels or found
             sizes = sizes if data.area == "whole" else None
     else:
-        train = decoded(train, "training images", size, channels, data.cache, screen)
+        train = decoded(train, "training images", _with(data, size, channels), screen)
         size, channels = pixels(train).shape[1], pixels(train).shape[3]
     assert size is not None
     assert channels is not None
-    test = decoded(source.test, "test images", size, channels, data.cache, screen)
-    val = None if val is None else decoded(val, "validation images", size, channels, data.cache, screen)
+    data = _with(data, size, channels)
+    test = decoded(source.test, "test images", data, screen)
+    val = None if val is None else decoded(val, "validation images", data, screen)
     if mean is not None and std is not None and channels == 1:  # colour weights see grey through the mean of theirs
         mean, std = [sum(mean) / len(mean)], [sum(std) / len(std)]
     mean, std = data.mean or mean or source.mean, data.std or std or source.std
     if mean is None or std is None:
-        mean, std = measure(train, size, channels, screen)
+        mean, std = measure(train, data, channels, screen)
     if len(mean) != channels or len(std) != channels:
         raise UserError(f"data.mean and data.std need {channels} values, one for each channel of the images")
     return Prepared(
@@ -182,15 +183,19 @@ def amount(size: int) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"
 
 
-def headers(paths: Paths, cache: bool, screen: Screen) -> tuple[NDArray[np.int32], int]:
+def _with(data: Data, size: int | None, channels: int | None) -> Data:
+    """The section with these values settled."""
+    return data.model_copy(update={"size": size, "channels": channels})
+
+
+def headers(paths: Paths, data: Data, screen: Screen) -> tuple[NDArray[np.int32], int]:
     """Height and width of every image (int32 [N, 2]), and channels."""
+    cache_dir = decode.cache_folder() if data.cache else None
     with screen.bar("reading sizes", len(paths)) as bar:
-        return decode.headers(
-            paths, cache_dir=decode.cache_folder() if cache else None, progress=bar.to, say=screen.say
-        )
+        return decode.headers(paths, exif=data.exif, cache_dir=cache_dir, progress=bar.to, say=screen.say)
 
 
-def measure(train: Split, size: int, channels: int, screen: Screen) -> tuple[list[float], list[float]]:
+def measure(train: Split, data: Data, channels: int, screen: Screen) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of the training images' channels, said in a sentence.
 
     Of images that are not in memory, 10,000 are taken, the same ones each time.
@@ -200,7 +205,7 @@ def measure(train: Split, size: int, channels: int, screen: Screen) -> tuple[lis
         rows = np.sort(Draws(0, "normalisation").permutation(len(images))[:SAMPLE])
         what = f"{len(rows):,} of {len(images):,} training images" if len(rows) < len(images) else what
         with screen.bar("measuring colours", len(rows)) as bar:
-            mean, std = measured(_sampled(images, rows, size, channels, bar.to), channels)
+            mean, std = measured(_sampled(images, rows, data, bar.to), channels)
     else:
         mean, std = measured([images], channels)
     screen.say(f"normalisation measured on {what}: mean {np.round(mean, 4)}, std {np.round(std, 4)}")
@@ -208,11 +213,13 @@ def measure(train: Split, size: int, channels: int, screen: Screen) -> tuple[lis
 
 
 def _sampled(
-    paths: Paths, rows: NDArray[np.int64], size: int, channels: int, progress: decode.Progress
+    paths: Paths, rows: NDArray[np.int64], data: Data, progress: decode.Progress
 ) -> Iterable[NDArray[np.uint8]]:
     for start in range(0, len(rows), SAMPLE_PART):
         some = paths.select(rows[start : start + SAMPLE_PART])
-        yield decode.materialise(some, size=size, channels=channels, cache_dir=None)
+        yield decode.materialise(
+            some, size=data.size, channels=data.channels, resize=data.resize, exif=data.exif, cache_dir=None
+        )
         progress(start + len(some), len(rows))
 
 
@@ -241,18 +248,21 @@ def test_split(data: Data, screen: Screen) -> Split:
     source = find(data)
     for remark in source.remarks:
         screen.say(remark)
-    return decoded(source.test, "test images", data.size, data.channels, data.cache, screen)
+    return decoded(source.test, "test images", data, screen)
 
 
-def decoded(split: Split, what: str, size: int | None, channels: int | None, cache: bool, screen: Screen) -> Split:
+def decoded(split: Split, what: str, data: Data, screen: Screen) -> Split:
     """The split with its images as uint8 [N, size, size, channels]; arrays are passed on if they fit."""
+    size, channels = data.size, data.channels
     if isinstance(split.images, Paths):
         with screen.bar(f"decoding {what}", len(split)) as bar:
             images = decode.materialise(
                 split.images,
                 size=size,
                 channels=channels,
-                cache_dir=decode.cache_folder() if cache else None,
+                resize=data.resize,
+                exif=data.exif,
+                cache_dir=decode.cache_folder() if data.cache else None,
                 progress=bar.to,
                 say=screen.say,
             )

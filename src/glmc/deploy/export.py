@@ -10,7 +10,6 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,7 +35,7 @@ from glmc.deploy.formats import (
 from glmc.errors import UserError
 from glmc.inference.calibrate import assumed_prior, find_calibration
 from glmc.random import Draws
-from glmc.recipe import Recipe, parse_settled
+from glmc.recipe import Data, Recipe, parse_settled
 from glmc.runs import checkpoint
 from glmc.runs.trained import Trained, build_views, find_checkpoint, load_trained
 from glmc.screen import Screen
@@ -128,7 +127,7 @@ def open_run(run: Path, screen: Screen) -> Opened:
         "answering_parameters": answering_parameters(model, torch.zeros(1, stored, stored, channels).byte()),
         "classes": list(trained.classes),
         "counts": trained.counts.tolist(),
-        "preprocessing": preprocessing(stored, channels, view.side(stored), mean, std),
+        "preprocessing": preprocessing(recipe.data, view.side(stored)),
         **calibration,
         "precision": recipe.train.precision,
         "figures": {name: result[name] for name in card.FIGURES if name in result},
@@ -138,20 +137,35 @@ def open_run(run: Path, screen: Screen) -> Opened:
     return Opened(recipe, public(recipe), point, trained, model, about, result.get("per_class", []), result)
 
 
-def preprocessing(stored: int, channels: int, side: int, mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
-    """What happens to an image file before the network sees it, as `data.decode` and the test view do it."""
+def preprocessing(data: Data, side: int) -> dict[str, Any]:
+    """What happens to an image file before the network sees it, as `data.decode` and the test view do it.
+
+    Args:
+        data: section of a settled recipe.
+        side: of the centre crop in pixels.
+    """
+    stored, channels = data.size, data.channels or 3
     grey = "ITU-R 601 grey" if channels == 1 else "RGB"
+    turned = "upright by its EXIF orientation" if data.exif else "not turned by its EXIF orientation"
+    filtered = "bilinear, antialiased (Pillow's BILINEAR)"
+    squared = {"2 square": "the largest centred one", "3 resize": f"to {stored} x {stored} pixels, {filtered}"}
+    if data.resize == "short_side":
+        squared = {
+            "2 resize": f"the short side to {stored} pixels, the long one in proportion, rounded down, {filtered}",
+            "3 square": f"the middle {stored} x {stored} pixels",
+        }
     return {
-        "1 read": f"first frame, upright by its EXIF orientation, 8 bits a channel, transparency on white, {grey}",
-        "2 square": "the largest centred one",
-        "3 resize": f"to {stored} x {stored} pixels, bilinear, antialiased (Pillow's BILINEAR)",
+        "1 read": f"first frame, {turned}, 8 bits a channel, transparency on white, {grey}",
+        **squared,
         "4 crop": f"the middle {side} x {side} pixels",
         "5 normalise": "(pixel / 255 - mean) / std for each channel",
         "size": stored,
         "channels": channels,
+        "resize": data.resize,
+        "exif": data.exif,
         "center_crop": side,
-        "mean": list(mean),
-        "std": list(std),
+        "mean": list(data.mean or ()),
+        "std": list(data.std or ()),
     }
 
 
@@ -207,7 +221,8 @@ def sample_images(recipe: Recipe) -> tuple[NDArray[np.uint8], str, str]:
     try:
         split = find(recipe.data.model_copy(update={"download": False})).test
         rows = np.unique(np.linspace(0, len(split) - 1, min(IMAGES, len(split))).astype(np.int64))
-        test = decoded(split.select(rows), "test images", size, channels, False, Screen(quiet=True))
+        uncached = recipe.data.model_copy(update={"cache": False})
+        test = decoded(split.select(rows), "test images", uncached, Screen(quiet=True))
         return pixels(test), f"{len(rows)} of its test images", ""
     except UserError as error:
         images = Draws(0, "export").below(256, IMAGES, size, size, channels).astype(np.uint8)

@@ -62,7 +62,7 @@ def calibrate(
         split, source = given_images(images, recipe, trained.classes, screen), f"images of {images}"
     if len(split) < LEAST:
         raise UserError(f"{len(split)} {source} are too few to calibrate on: give at least {LEAST}, better {FEW}")
-    split = decoded(split, "images", recipe.data.size, recipe.data.channels, recipe.data.cache, screen)
+    split = decoded(split, "images", recipe.data, screen)
     assumed, prior = assumed_prior(point, trained)
     logits = torch.from_numpy(logits_of(split, recipe, trained, screen))
     with screen.bar("calibrating", FOLDS + 1) as bar:

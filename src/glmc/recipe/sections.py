@@ -87,6 +87,12 @@ class Data(Section):
     area: Literal["square", "whole"] = Field(
         "square", description="where resized_crop cuts training images: in the square of data.size, or the whole image"
     )
+    resize: Literal["square", "short_side"] = Field(
+        "square",
+        description="how a picture becomes a square of data.size: its middle is cut out and resized, or the whole is "
+        "resized by its short side and the middle cut out then (published GLMC code, for testing)",
+    )
+    exif: bool = Field(True, description="whether pictures are turned upright as their EXIF orientation says")
     loader: Harmless[Literal["auto", "resident", "streaming"]] = Field(
         "auto", description="training images: decoded once into memory, or by workers in each epoch; auto: what fits"
     )

@@ -176,7 +176,8 @@ def build_loader(recipe: Settled, data: Prepared, method: Method, device: torch.
     if isinstance(data.train.images, Paths):
         return StreamingLoader(
             data.train.images, data.train.labels, views, method.streams, size=data.size, channels=data.channels,
-            sizes=data.sizes, workers=recipe.data.workers, batch_size=batch_size, seed=seed, device=device,
+            sizes=data.sizes, resize=recipe.data.resize, exif=recipe.data.exif, workers=recipe.data.workers,
+            batch_size=batch_size, seed=seed, device=device,
         )  # fmt: skip
     runtime.check_pixels(data.train.images.nbytes, device)
     return ResidentLoader(

@@ -283,10 +283,10 @@ def conclude(parts: Parts, run: Path, state: State, records: list[dict[str, Any]
 
 def leave_evidence(parts: Parts, run: Path, tally: Tally) -> None:
     """predictions.csv and examples/ of a run, from its last answers to the test images."""
-    train, test = parts.data.train, parts.data.test
+    train, test, data = parts.data.train, parts.data.test, parts.recipe.data
 
     def decoded(row: int) -> NDArray[np.uint8]:
-        return decode_image(train.images[row], parts.data.size, parts.data.channels)
+        return decode_image(train.images[row], parts.data.size, parts.data.channels, data.resize, data.exif)
 
     of_train = decoded if isinstance(train.images, Paths) else train.images.__getitem__
     of_test = pixels(test).__getitem__
