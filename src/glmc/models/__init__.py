@@ -80,7 +80,7 @@ def build_backbone(
         zero_residual: whether residual branches begin as zero: the scale of their last BatchNorm; None: as timm has it.
 
     Raises:
-        UserError: unknown name or stage, weights that cannot be had or do not fit, residual branches that cannot be set.
+        UserError: unknown name or stage, weights that cannot be had or do not fit, branches that cannot be set.
     """
     if name in SMALL_IMAGE:
         if pretrained is True:
