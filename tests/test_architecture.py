@@ -21,7 +21,7 @@ ALONE = {
     "random": set(),
     "posthoc": set(),
 }
-WITHOUT_TORCH = ("recipe", "report", "trackers", "errors", "metrics", "screen", "runs/files.py")
+WITHOUT_TORCH = ("recipe", "report", "trackers", "errors", "metrics", "screen", "runs/files.py", "runs/result.py")
 
 
 def entered(file: Path) -> list[str]:

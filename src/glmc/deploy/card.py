@@ -9,6 +9,7 @@ import numpy as np
 
 from glmc.metrics import groups
 from glmc.models import SMALL_IMAGE
+from glmc.runs.result import Result
 
 FIGURES = {  # key of result.json -> its honest name
     "last": "last epoch",
@@ -28,9 +29,7 @@ COLUMNS = {
 SHOWN = 20  # few-shot classes in the table
 
 
-def render(
-    about: Mapping[str, Any], recipe: str, kind: str, *, few: str, rows: list[dict[str, Any]], **words: Any
-) -> str:
+def render(about: Mapping[str, Any], recipe: str, kind: str, *, few: str, result: Result | None, **words: Any) -> str:
     """The text of the card.
 
     Args:
@@ -38,10 +37,10 @@ def render(
         recipe: YAML, without paths of this machine.
         kind: "run", or a format of `glmc export`.
         few: border of the few-shot group, "<20" or "<=20".
-        rows: per class, as in result.json; empty where there are no figures.
+        result: of the weights; none where there are no figures.
         words: `name` of the repository of a run; `compared`, what the file was compared on.
     """
-    counts = np.array(about["counts"])
+    counts, rows = np.array(about["counts"]), result.per_class if result else []
     members = groups(counts, "<=20" if few == "<=20" else "<20")
     rules = (
         ("more than 100", "20 to 100", "fewer than 20")

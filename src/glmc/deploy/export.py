@@ -37,6 +37,7 @@ from glmc.inference.calibrate import assumed_prior, find_calibration
 from glmc.random import Draws
 from glmc.recipe import Data, Recipe, parse_settled
 from glmc.runs import checkpoint
+from glmc.runs.result import Result, finished, read
 from glmc.runs.trained import Trained, build_views, find_checkpoint, load_trained
 from glmc.screen import Screen
 
@@ -55,8 +56,7 @@ class Opened(NamedTuple):
     trained: Trained
     model: Deployed
     about: dict[str, Any]  # what `glmc.json` says
-    rows: list[dict[str, Any]]  # per class, as in result.json; empty without figures
-    result: dict[str, Any]  # result.json, if it tells of these weights
+    result: Result | None  # if it tells of these weights
 
 
 def export(reference: str, kind: str, out: Path | None, *, quiet: bool = False) -> Path:
@@ -112,6 +112,7 @@ def open_run(run: Path, screen: Screen) -> Opened:
     trained = load_trained(point, recipe)
     fingerprint = checkpoint.weights_sha256(trained.method.state_dict())
     result = result_of(run, fingerprint)
+    scores = result.as_json() if result else {}
     stored, (view,) = recipe.data.size, build_views(recipe, ("test",), torch.device("cpu"))
     mean, std = recipe.data.mean, recipe.data.std
     calibration = calibrated(point, trained, screen)
@@ -130,11 +131,11 @@ def open_run(run: Path, screen: Screen) -> Opened:
         "preprocessing": preprocessing(recipe.data, view.side(stored)),
         **calibration,
         "precision": recipe.train.precision,
-        "figures": {name: result[name] for name in card.FIGURES if name in result},
+        "figures": {name: scores[name] for name in card.FIGURES if name in scores},
         "weights_sha256": fingerprint,
         "versions": versions(),
     }
-    return Opened(recipe, public(recipe), point, trained, model, about, result.get("per_class", []), result)
+    return Opened(recipe, public(recipe), point, trained, model, about, result)
 
 
 def preprocessing(data: Data, side: int) -> dict[str, Any]:
@@ -169,11 +170,10 @@ def preprocessing(data: Data, side: int) -> dict[str, Any]:
     }
 
 
-def result_of(run: Path, fingerprint: str) -> dict[str, Any]:
-    """result.json of a run, if it tells of the weights with this sha256; else nothing."""
-    file = run / "result.json"
-    result: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    return result if result.get("weights_sha256") == fingerprint else {}
+def result_of(run: Path, fingerprint: str) -> Result | None:
+    """The result of a run, if it tells of the weights with this sha256."""
+    result = read(run) if finished(run) else None
+    return result if result and result.weights_sha256 == fingerprint else None
 
 
 def calibrated(point: checkpoint.Checkpoint, trained: Trained, screen: Screen) -> dict[str, Any]:
@@ -293,7 +293,7 @@ def document(folder: Path, kind: str, opened: Opened, what: str, worst: float) -
         opened.public.to_yaml(),
         kind,
         few=opened.recipe.eval.few,
-        rows=opened.rows,
+        result=opened.result,
         compared=f"{what} (logits within {worst:.1e})",
     )
     (folder / "README.md").write_text(text, encoding="utf-8")

@@ -3,12 +3,11 @@
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from glmc.deploy import card, hub
 from glmc.deploy.export import Opened, open_run
 from glmc.inference.calibrate import FILE, home
-from glmc.runs import checkpoint
+from glmc.runs import checkpoint, result
 from glmc.screen import Screen
 
 
@@ -50,17 +49,10 @@ def gather(folder: Path, opened: Opened, name: str) -> None:
     (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
     (folder / "glmc.json").write_text(json.dumps({**opened.about, "kind": "run"}, indent=1) + "\n", encoding="utf-8")
     if opened.result:
-        result = without_folder(opened.result)
-        (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        first = opened.result.stage1 and opened.result.stage1.model_copy(update={"run": None})
+        result.write(folder, opened.result.model_copy(update={"stage1": first}))
     if opened.about["calibrated"]:
         fitted = {**json.loads((home(opened.point) / FILE).read_text(encoding="utf-8")), "source": "held-out images"}
         (folder / FILE).write_text(json.dumps(fitted, indent=1) + "\n", encoding="utf-8")
-    text = card.render(opened.about, recipe, "run", few=opened.recipe.eval.few, rows=opened.rows, name=name)
+    text = card.render(opened.about, recipe, "run", few=opened.recipe.eval.few, result=opened.result, name=name)
     (folder / "README.md").write_text(text, encoding="utf-8")
-
-
-def without_folder(result: dict[str, Any]) -> dict[str, Any]:
-    """result.json without the folder that stage 1 of a second stage lies in."""
-    if "stage1" not in result:
-        return result
-    return {**result, "stage1": {key: value for key, value in result["stage1"].items() if key != "run"}}

@@ -1,6 +1,5 @@
 """Weights from and for the published GLMC code: evaluate its checkpoints, write ours in its format."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from glmc.errors import UserError
 from glmc.published import weights as published
 from glmc.recipe import Recipe, load, parse_settled
 from glmc.runs import checkpoint
+from glmc.runs.result import finished, read
 from glmc.runs.trained import Trained, build_method, load_trained, score
 from glmc.screen import Screen
 from glmc.train.build import settle
@@ -99,9 +99,9 @@ def export(run: Path, out: Path | None) -> Path:
     file = out or run / "published.pth.tar"
     if file.exists():
         raise UserError(f"{file} is there already, and nothing is overwritten; name another file with --out")
-    result = json.loads((run / "result.json").read_text()) if (run / "result.json").exists() else {}
-    scores = result.get("best_on_test") or result.get("last") or {"top1": float("nan")}  # an unfinished run has none
+    found = read(run) if finished(run) else None
+    top1 = (found.best_on_test or found.last)["top1"] if found else float("nan")
     weights = load_trained(point, recipe).method.state_dict()
     epoch = point.state["state"]["epoch"]
-    published.write(file, weights, recipe.model.name, epoch=epoch, best_acc1=scores["top1"])
+    published.write(file, weights, recipe.model.name, epoch=epoch, best_acc1=top1)
     return file

@@ -6,15 +6,16 @@ import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from glmc.errors import UserError
 from glmc.report.evidence import confused, worst_of_tail
 from glmc.report.figures import BLOCKS, NAMED, draw_all
-from glmc.report.finished import GROUPS, Run, json_of, read, text_of
+from glmc.report.finished import GROUPS, Run, read
 from glmc.report.page import number, parameters, render
+from glmc.runs import result
 
 # Metric -> (label, digits, explanation); the groups' explanation depends on the rule and is made by `group_words`.
 METRICS = {
@@ -45,28 +46,35 @@ def group_words(run: Run) -> dict[str, dict[str, str]]:
     }
 
 
-def columns(run: Run) -> list[dict[str, Any]]:
-    """The columns of the headline table: name, note, scores. The last epoch comes first, whoever is better."""
-    result, last = run.result, run.result["last"]
-    note = f"headline, epoch {result['epochs']}" if run.epochs else f"headline, {result.get('stage2')} without training"
-    answer = [{"name": "Last epoch", "note": note, "scores": last, "unfair": False}]
-    if result.get("flip_tta"):
-        note = "last epoch, with the mirror image"
-        answer.append({"name": "Flip TTA", "note": note, "scores": result["flip_tta"], "unfair": False})
-    if result.get("selected_on_val"):
-        note = f"epoch {result['selected_on_val'].get('epoch')}"
-        scores = result["selected_on_val"]
-        answer.append({"name": "Selected on validation", "note": note, "scores": scores, "unfair": False})
-    if (result.get("stage1") or {}).get("last"):
-        note = f"{result['stage1'].get('recipe')}, last epoch, before the second stage"
-        answer.append({"name": "Stage 1", "note": note, "scores": result["stage1"]["last"], "unfair": False})
-    if result.get("best_on_test"):
-        note = f"epoch {result['best_on_test'].get('epoch')}; selected on the test set: not a fair figure"
-        answer.append({"name": "Best on test", "note": note, "scores": result["best_on_test"], "unfair": True})
-    return answer
+class Column(NamedTuple):
+    """A column of the headline table."""
+
+    name: str
+    note: str
+    scores: Mapping[str, float]
+    unfair: bool = False
 
 
-def metric_rows(run: Run, table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def columns(run: Run) -> list[Column]:
+    """The columns of the headline table that have scores. The last epoch comes first, whichever is better."""
+    found, first = run.result, run.result.stage1
+    note = f"headline, epoch {found.epochs}" if run.epochs else f"headline, {found.stage2} without training"
+    shown = [
+        Column("Last epoch", note, found.last),
+        Column("Flip TTA", "last epoch, with the mirror image", found.flip_tta or {}),
+    ]
+    if found.selected_on_val:
+        note = f"epoch {found.selected_on_val['epoch']}"
+        shown.append(Column("Selected on validation", note, found.selected_on_val))
+    if first:
+        shown.append(Column("Stage 1", f"{first.recipe}, last epoch, before the second stage", first.last or {}))
+    if found.best_on_test:
+        note = f"epoch {found.best_on_test['epoch']}; selected on the test set: not a fair figure"
+        shown.append(Column("Best on test", note, found.best_on_test, unfair=True))
+    return [column for column in shown if column.scores]
+
+
+def metric_rows(run: Run, table: Sequence[Column]) -> list[dict[str, Any]]:
     """One row per metric that any column has: label, meaning and the values as text."""
     holds = group_words(run)
     return [
@@ -74,46 +82,38 @@ def metric_rows(run: Run, table: Sequence[Mapping[str, Any]]) -> list[dict[str, 
             "key": key,
             "label": label,
             "meaning": "{rule}, {size}".format(**holds[key]) if key in holds else meaning,
-            "values": [number(column["scores"].get(key), digits) for column in table],
+            "values": [number(column.scores.get(key), digits) for column in table],
         }
         for key, (label, digits, meaning) in METRICS.items()
-        if any(column["scores"].get(key) is not None for column in table)
+        if any(column.scores.get(key) is not None for column in table)
     ]
 
 
 def beside(run: Run) -> list[dict[str, str]]:
     """This run, our stored expectation and the published figure, each with its network; only what is there."""
-    result, rows = run.result, []
-    network = f"{result['backbone']}, {parameters(result['parameters'])} parameters with the heads"
-    rows.append(
-        {"who": "This run", "top1": number(result["last"].get("top1")), "network": network, "source": "last epoch"}
-    )
-    if expect := result.get("expect"):
-        spread = "" if expect.get("sd") is None else f" ± {number(expect['sd'])}"
-        source = f"mean ± standard deviation of {expect.get('seeds')} seeds, {expect.get('record')}"
-        network = "that of the recipe as shipped"
-        rows.append(
-            {"who": "Ours, measured", "top1": number(expect["top1"]) + spread, "network": network, "source": source}
-        )
-    if published := result.get("published"):
-        network, source = str(published.get("network")), str(published.get("source"))
-        rows.append({"who": "Published", "top1": number(published["top1"]), "network": network, "source": source})
+    found, expect, published = run.result, run.result.expect, run.result.published
+    network = f"{found.backbone}, {parameters(found.parameters)} parameters with the heads"
+    rows = [{"who": "This run", "top1": number(found.last.get("top1")), "network": network, "source": "last epoch"}]
+    if expect:
+        top1, network = f"{number(expect.top1)} ± {number(expect.sd)}", "that of the recipe as shipped"
+        source = f"mean ± standard deviation of {expect.seeds} seeds, {expect.record}"
+        rows.append({"who": "Ours, measured", "top1": top1, "network": network, "source": source})
+    if published:
+        top1, network = number(published.top1), published.network
+        rows.append({"who": "Published", "top1": top1, "network": network, "source": published.source})
     return rows
 
 
 def remarks(run: Run) -> list[str]:
     """Plain sentences on how this run compares with its expectation and the published figure."""
-    result, sentences = run.result, []
-    top1, expect, published = result["last"].get("top1"), result.get("expect"), result.get("published")
+    top1, expect, published, sentences = run.result.last.get("top1"), run.result.expect, run.result.published, []
     if expect and top1 is not None:
-        gap = top1 - expect["top1"]
+        gap = top1 - expect.top1
         side = "above" if gap >= 0 else "below"
-        spread = f" ({number(abs(gap) / expect['sd'])} standard deviations)" if expect.get("sd") else ""
+        spread = f" ({number(abs(gap) / expect.sd)} standard deviations)" if expect.sd else ""
         sentences.append(f"This run ends {number(abs(gap))} points {side} the recipe's stored mean{spread}.")
-    if published and published.get("network") != result["backbone"]:
-        text = (
-            f"The published figure belongs to another network ({published.get('network')}, here {result['backbone']})"
-        )
+    if published and published.network != run.result.backbone:
+        text = f"The published figure belongs to another network ({published.network}, here {run.result.backbone})"
         sentences.append(f"{text}: the two accuracies are not a like-for-like comparison.")
     return sentences
 
@@ -152,7 +152,7 @@ def pictures(run: Run, names: Sequence[str]) -> list[dict[str, Any]]:
 
 def class_facts(run: Run, index: int) -> dict[str, Any]:
     """Name, training images, group, test images, recall, precision and the commonest mistake of one class."""
-    row = run.result["per_class"][index]
+    row = run.result.per_class[index]
     wrong = run.confusion[index].copy()
     wrong[index] = 0
     return {
@@ -262,24 +262,23 @@ def summary(runs: Sequence[Path]) -> dict[str, dict[str, float]]:
     """
     if not runs:
         raise UserError("A summary needs at least one run folder.")
-    results = [json_of(run, "result.json", text_of(run, "result.json")) for run in runs]
-    for run, result in zip(runs, results, strict=True):
+    results = [result.read(run) for run in runs]
+    for run, found in zip(runs, results, strict=True):
         for key in ("recipe", "method", "backbone", "parameters", "epochs", "counts"):
-            if result[key] != results[0][key]:
+            if getattr(found, key) != getattr(results[0], key):
                 raise UserError(
                     f"{runs[0]} and {run} differ in `{key}`: a mean needs runs that differ in the seed only."
                 )
-    seeds = [result["seed"] for result in results]
+    seeds = [found.seed for found in results]
     for i, seed in enumerate(seeds):
         if seed in seeds[:i]:
             raise UserError(
                 f"{runs[seeds.index(seed)]} and {runs[i]} have the same seed {seed}: leave one of them out."
             )
     answer: dict[str, dict[str, float]] = {}
-    for key in dict.fromkeys(key for result in results for key in result["last"]):
-        values = [float(r["last"][key]) for r in results if r["last"].get(key) is not None]
-        if values:
-            answer[key] = {"mean": statistics.fmean(values), "n": len(values)}
-            if len(values) > 1:
-                answer[key]["sd"] = statistics.stdev(values)
+    for key in dict.fromkeys(key for found in results for key in found.last):
+        values = [found.last[key] for found in results if key in found.last]
+        answer[key] = {"mean": statistics.fmean(values), "n": len(values)}
+        if len(values) > 1:
+            answer[key]["sd"] = statistics.stdev(values)
     return answer

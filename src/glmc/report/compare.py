@@ -35,9 +35,7 @@ def gap(a: Entry, b: Entry, metric: str) -> Gap | None:
     if grouped and (not np.array_equal(a.first.counts, b.first.counts) or a.first.few != b.first.few):
         return None
     if len(a.runs) > 1 and len(b.runs) > 1:
-        values = [
-            [run.result["last"][metric] for run in entry.runs if metric in run.result["last"]] for entry in (a, b)
-        ]
+        values = [[run.result.last[metric] for run in entry.runs if metric in run.result.last] for entry in (a, b)]
         return significance.over_seeds(*values)
     one, other = a.first.predictions, b.first.predictions
     inside = a.first.group == GROUPS.index(metric) if grouped else np.ones(len(a.first.classes), dtype=np.bool_)
@@ -46,11 +44,6 @@ def gap(a: Entry, b: Entry, metric: str) -> Gap | None:
         rights = [(each.predicted == each.true)[kept] for each in (one, other)]
         return significance.over_images(rights[0], rights[1], None if metric == "top1" else one.true[kept])
     return None if metric == "top1" else significance.over_classes(a.first.recall[inside], b.first.recall[inside])
-
-
-def values_of(entry: Entry, metric: str) -> list[float]:
-    """A figure of each seed's last epoch."""
-    return [run.result["last"][metric] for run in entry.runs]
 
 
 def verdicts(entries: Sequence[Entry]) -> list[dict[str, Any]]:
@@ -98,7 +91,7 @@ def sentences(first: Entry, entry: Entry, found: Gap | None, p: float | None) ->
             f"{b} ends {signed(points)} points from {a} in top-1.",
             f"Whether that is noise cannot be told ({why}): train both with several seeds, e.g. --seeds 0,1,2,3,4.",
         ]
-    seeds = f"{a} with seed {first.first.result['seed']}, {b} with seed {entry.first.result['seed']}"
+    seeds = f"{a} with seed {first.first.result.seed}, {b} with seed {entry.first.result.seed}"
     if found.points == 0 and found.p == 1:
         return [f"{a} and {b} have equally many test images right ({seeds}; {found.how}): no difference."]
     measured = f"95 % interval {signed(found.low)} to {signed(found.high)}; {found.how}"
@@ -211,7 +204,7 @@ def others(entry: Entry) -> dict[str, str]:
     """Mean top-1 of what is no headline: flip TTA, best on test."""
     answer = {}
     for name in ("flip_tta", "best_on_test"):
-        values = [run.result[name]["top1"] for run in entry.runs if run.result.get(name)]
+        values = [scores["top1"] for run in entry.runs if (scores := getattr(run.result, name))]
         answer[name] = number(float(np.mean(values))) if values else "–"
     return answer
 
@@ -224,7 +217,7 @@ def markdown(entries: Sequence[Entry], remarks: Sequence[str]) -> str:
     for entry in entries:
         result = entry.first.result
         cells = [" ".join(filter(None, cell(entry, name).values())) for name in metrics]
-        head = [entry.letter, entry.label, result["backbone"], f"{result['parameters']:,}", str(len(entry.runs))]
+        head = [entry.letter, entry.label, result.backbone, f"{result.parameters:,}", str(len(entry.runs))]
         lines.append("| " + " | ".join(text.replace("|", "\\|") for text in head + cells) + " |")
     lines += ["", "Last epoch; mean ± sample standard deviation over the seeds.", *[f"\n{each}" for each in remarks]]
     for verdict in verdicts(entries):
@@ -239,9 +232,9 @@ def as_csv(entries: Sequence[Entry], remarks: Sequence[str]) -> str:
     rows = []
     for entry in entries:
         result = entry.first.result
-        row: dict[str, Any] = {"entry": entry.letter, "recipe": result["recipe"], "method": result["method"]}
-        row |= {"network": result["backbone"], "parameters": result["parameters"], "epochs": result["epochs"]}
-        row |= {"seeds": " ".join(str(run.result["seed"]) for run in entry.runs)}
+        row: dict[str, Any] = {"entry": entry.letter, "recipe": result.recipe, "method": result.method}
+        row |= {"network": result.backbone, "parameters": result.parameters, "epochs": result.epochs}
+        row |= {"seeds": " ".join(str(run.result.seed) for run in entry.runs)}
         for name, score in entry.scores.items():
             row[name] = score["mean"]
             row |= {f"{name}_sd": score["sd"]} if "sd" in score else {}

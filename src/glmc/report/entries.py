@@ -15,6 +15,7 @@ from glmc.recipe import essence
 from glmc.report import summary
 from glmc.report.finished import Run
 from glmc.report.page import parameters
+from glmc.runs.result import finished
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def find(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
             found = [path]  # `read` says what is missing
         else:
             inside = sorted(child.parent for child in path.glob("*/recipe.yaml"))
-            found = [run for run in inside if (run / "result.json").exists()]
+            found = [run for run in inside if finished(run)]
             if not found:
                 raise UserError(f"{path} is neither a finished run nor a folder of finished runs; name one of these.")
             if len(found) < len(inside):
@@ -71,14 +72,14 @@ def gather(runs: Sequence[Run]) -> list[Entry]:
     kept: list[tuple[dict[str, Any], list[Run]]] = []
     for run in runs:
         key = essence(run.settings)
-        key |= {"result." + name: run.result.get(name) for name in ("recipe", "settings", "epochs", "counts")}
+        key |= {"result." + name: getattr(run.result, name) for name in ("recipe", "settings", "epochs", "counts")}
         for known, members in kept:
-            if known == key and run.result["seed"] not in [member.result["seed"] for member in members]:
+            if known == key and run.result.seed not in [member.result.seed for member in members]:
                 members.append(run)
                 break
         else:
             kept.append((key, [run]))
-    names = [members[0].result["recipe"] for _, members in kept]
+    names = [members[0].result.recipe for _, members in kept]
     entries = []
     for place, (name, (_, members)) in enumerate(zip(names, kept, strict=True)):
         folder = members[0].folder.parent if len(members) > 1 else members[0].folder
@@ -135,17 +136,17 @@ def remarks(entries: Sequence[Entry]) -> list[str]:
                 found.append(f"{pair} differ in {names}: their training images need not be the same.")
         if a.few != b.few:
             found.append(f"{pair} draw the border of few differently (eval.few {a.few} and {b.few} images).")
-        if a.result["backbone"] != b.result["backbone"]:
+        if a.result.backbone != b.result.backbone:
             sizes = f"{network(a)}, and {network(b)}"
             found.append(f"{pair} are different networks ({sizes}): not a like-for-like comparison of methods.")
-        if a.result["epochs"] != b.result["epochs"]:
-            found.append(f"{pair} were trained for {a.result['epochs']} and {b.result['epochs']} epochs.")
+        if a.result.epochs != b.result.epochs:
+            found.append(f"{pair} were trained for {a.result.epochs} and {b.result.epochs} epochs.")
     return found
 
 
 def network(run: Run) -> str:
     """Name and size of a run's network."""
-    return f"{run.result['backbone']}, {parameters(run.result['parameters'])} parameters"
+    return f"{run.result.backbone}, {parameters(run.result.parameters)} parameters"
 
 
 def differing(entries: Sequence[Entry], prefix: str = "") -> dict[str, list[Any]]:

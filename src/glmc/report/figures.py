@@ -58,8 +58,8 @@ def draw_accuracy(run: Run, figure: Figure) -> bool:
         points = [(e["epoch"], e[split][metric]) for e in run.epochs if (e.get(split) or {}).get(metric) is not None]
         if points:
             curve(axes, points, f"{label} {points[-1][1]:.1f}", **style)
-    best = run.result.get("best_on_test") or {}
-    if best.get("epoch") and best.get("top1") is not None:
+    best = run.result.best_on_test
+    if best:
         ring: dict[str, Any] = {
             "markerfacecolor": "none",
             "markeredgecolor": COLOUR["ink"],
@@ -113,7 +113,7 @@ def draw_counts(axes: Axes, counts: NDArray[np.int64], start: int, stop: int, co
 
 def draw_recall(axes: Axes, run: Run, value: int, start: int, stop: int) -> None:
     """Accuracy of the classes of group `value` at the places [start, stop), and of the group as a line."""
-    name, number, score = GROUPS[value], len(run.classes), run.result["last"].get(GROUPS[value])
+    name, number, score = GROUPS[value], len(run.classes), run.result.last.get(GROUPS[value])
     place, recall, colour = np.arange(start, stop), run.recall[run.order][start:stop], COLOUR[name]
     size, alpha = (6.0, 1.0) if number <= NAMED else (3.4, 0.8) if number <= 300 else (2.2, 0.6)
     if number <= NAMED:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +13,9 @@ from numpy.typing import NDArray
 from glmc.errors import UserError
 from glmc.metrics import groups
 from glmc.report.evidence import Predictions, read_examples, read_predictions
+from glmc.runs import result
+from glmc.runs.files import object_of, text_of
+from glmc.runs.result import Result
 
 GROUPS = ("many", "medium", "few")
 
@@ -38,7 +40,7 @@ class Run:
     few: Literal["<20", "<=20"]
     environment: dict[str, Any]
     epochs: list[dict[str, Any]]
-    result: dict[str, Any]
+    result: Result
     classes: tuple[str, ...]
     counts: NDArray[np.int64]
     confusion: NDArray[np.int64]
@@ -78,13 +80,13 @@ def read(run: Path) -> Run:
         settings = dict(yaml.safe_load(recipe) or {})
     except (yaml.YAMLError, ValueError, TypeError) as error:
         raise UserError(f"{run / 'recipe.yaml'} is not a recipe ({error}); train again into an empty folder.") from None
-    result = json_of(run, "result.json", text_of(run, "result.json"))
-    trained = "seconds" in result  # a repair of the classifier has no epochs
+    found = result.read(run)
+    trained = found.seconds is not None  # a post-hoc adjustment has no epochs
     lines = [line for line in text_of(run, "metrics.jsonl").split("\n") if line.strip()] if trained else []
     classes, confusion = confusion_of(run)
-    if len(result["counts"]) != len(classes):
+    if len(found.counts) != len(classes):
         raise UserError(
-            f"{run / 'confusion.csv'} has {len(classes)} classes but result.json has {len(result['counts'])}: "
+            f"{run / 'confusion.csv'} has {len(classes)} classes but result.json has {len(found.counts)}: "
             "the files belong to different runs; train again into an empty folder."
         )
     predictions = read_predictions(run, classes)
@@ -98,35 +100,15 @@ def read(run: Path) -> Run:
         recipe=recipe,
         settings=settings,
         few="<=20" if (settings.get("eval") or {}).get("few") == "<=20" else "<20",
-        environment=json_of(run, "environment.json", text_of(run, "environment.json")),
-        epochs=[json_of(run, f"metrics.jsonl line {i}", line) for i, line in enumerate(lines, 1)],
-        result=result,
+        environment=object_of(run, "environment.json", text_of(run, "environment.json")),
+        epochs=[object_of(run, f"metrics.jsonl line {i}", line) for i, line in enumerate(lines, 1)],
+        result=found,
         classes=classes,
-        counts=np.array(result["counts"], dtype=np.int64),
+        counts=np.array(found.counts, dtype=np.int64),
         confusion=confusion,
         predictions=predictions,
         examples=read_examples(run),
     )
-
-
-def text_of(run: Path, name: str) -> str:
-    """The text of one file of the run folder; UserError where it is absent."""
-    try:
-        return (run / name).read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(
-            f"{run} is not the folder of a finished run: it has no {name}; finish it with `glmc train --resume {run}`."
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{run / name} cannot be read ({error}); train again into an empty folder.") from None
-
-
-def json_of(run: Path, name: str, text: str) -> dict[str, Any]:
-    """One JSON object. A value that is not a finite number counts as absent, as everywhere in the run folder."""
-    try:
-        return dict(json.loads(text, parse_constant=lambda _: None))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{run / name} is not a JSON object ({error}); train again into an empty folder.") from None
 
 
 def confusion_of(run: Path) -> tuple[tuple[str, ...], NDArray[np.int64]]:

@@ -1,6 +1,7 @@
-"""Files that are whole or absent: written under another name, brought to the disk, renamed. POSIX file systems only."""
+"""Files of a run folder, whole or absent: written under another name, brought to the disk, renamed. POSIX only."""
 
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -46,6 +47,26 @@ def write_through(path: Path, content: bytes) -> dict[str, Any]:
         file.flush()
         os.fsync(file.fileno())
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def text_of(run: Path, name: str) -> str:
+    """The text of one file of the run folder; UserError where it is absent."""
+    try:
+        return (run / name).read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"{run} is not the folder of a finished run: it has no {name}; finish it with `glmc train --resume {run}`."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{run / name} cannot be read ({error}); train again into an empty folder.") from None
+
+
+def object_of(run: Path, name: str, text: str) -> dict[str, Any]:
+    """One JSON object. A value that is not a finite number counts as absent, as everywhere in the run folder."""
+    try:
+        return dict(json.loads(text, parse_constant=lambda _: None))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{run / name} is not a JSON object ({error}); train again into an empty folder.") from None
 
 
 def sync(folder: Path) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from glmc.errors import UserError
-from glmc.methods.base import Method
 from glmc.recipe import Recipe, load
+from glmc.recipe.sections import Expect
+from glmc.runs import result
 from glmc.runs.files import write_atomic
 from glmc.screen import Screen
 
@@ -97,61 +97,35 @@ def write_confusion(file: Path, confusion: np.ndarray, classes: Sequence[str]) -
 
 def show(run: Path, screen: Screen) -> None:
     """The table at the end of a run, beside what was expected of it."""
-    result = json.loads((run / "result.json").read_text())
-    rows: dict[str, Mapping[str, Any]] = {}
-    for name, key in (("stage 1, last epoch", "last"), ("stage 1, flip TTA", "flip_tta")):
-        if key in result.get("stage1", {}):
-            rows[name] = result["stage1"][key]
-    rows["last epoch" if "stage2" not in result else f"stage 2 ({result['stage2']}), last epoch"] = result["last"]
-    if "selected_on_val" in result:
-        rows[f"selected on validation, epoch {result['selected_on_val']['epoch']}"] = result["selected_on_val"]
-    if "best_on_test" in result:
-        rows[f"best on test, epoch {result['best_on_test']['epoch']}"] = result["best_on_test"]
-    if "flip_tta" in result:
-        rows["last epoch, flip TTA"] = result["flip_tta"]
-    if "expect" in result:
-        rows[f"expected ({result['expect']['seeds']} seeds)"] = expectation(result["expect"])
-    if "published" in result:
-        rows[f"published ({result['published']['network']})"] = result["published"]
-    title = (
-        f"{result['recipe']}, {result['backbone']} ({result['parameters'] / 1e6:.2f} M parameters), accuracy in percent"
-    )
-    screen.table(title, rows)
-    if "seconds" in result:  # a repair of the classifier takes none
+    found = result.read(run)
+    rows: dict[str, Mapping[str, float] | None] = {}
+    if found.stage1 is not None:
+        rows |= {"stage 1, last epoch": found.stage1.last, "stage 1, flip TTA": found.stage1.flip_tta}
+    rows["last epoch" if found.stage2 is None else f"stage 2 ({found.stage2}), last epoch"] = found.last
+    if found.selected_on_val:
+        rows[f"selected on validation, epoch {found.selected_on_val['epoch']}"] = found.selected_on_val
+    if found.best_on_test:
+        rows[f"best on test, epoch {found.best_on_test['epoch']}"] = found.best_on_test
+    rows["last epoch, flip TTA"] = found.flip_tta
+    if found.expect:
+        rows[f"expected ({found.expect.seeds} seeds)"] = expectation(found.expect)
+    if found.published:
+        rows[f"published ({found.published.network})"] = {"top1": found.published.top1}
+    title = f"{found.recipe}, {found.backbone} ({found.parameters / 1e6:.2f} M parameters), accuracy in percent"
+    screen.table(title, {name: scores for name, scores in rows.items() if scores is not None})
+    if found.seconds is not None:
         names = {"startup": "start-up", "train": "training", "eval": "evaluation"}
-        screen.say(", ".join(f"{result['seconds'][key]:.1f} s {name}" for key, name in names.items()))
+        screen.say(", ".join(f"{found.seconds[key]:.1f} s {name}" for key, name in names.items()))
     page = run / "report.html"
     screen.say(f"run folder: {run}" + (f"   report: {page}" if page.exists() else ""))
-
-
-def result_head(recipe: Recipe, method: Method, counts: NDArray[np.int64], epochs: int, steps: int) -> dict[str, Any]:
-    """What result.json begins with: which recipe and network, on what (counts [C]), trained how long."""
-    return {
-        "schema": 1,
-        "recipe": recipe.name,
-        "method": recipe.method.name,
-        "backbone": recipe.model.name,
-        "parameters": sum(p.numel() for p in method.parameters()),
-        "counts": counts.tolist(),
-        "epochs": epochs,
-        "steps": steps,
-        "seed": recipe.train.seed,
-    }
-
-
-def stage_one(run: Path) -> dict[str, Any]:
-    """What a second stage's result says of the run that it started from."""
-    result = json.loads((run / "result.json").read_text()) if (run / "result.json").exists() else {}
-    keys = ("recipe", "method", "epochs", "seed", "last", "best_on_test", "flip_tta", "weights_sha256")
-    return {"run": str(run), **{key: result[key] for key in keys if key in result}}
 
 
 def remember_stage_one(run: Path, recipe: Recipe) -> None:
     """stage1.json of a second stage: what its parent was when it began, since a parent may move or change."""
     if recipe.parent is not None and not (run / "stage1.json").exists():
-        write_atomic(run / "stage1.json", json.dumps(stage_one(Path(recipe.parent)), indent=1) + "\n")
+        result.stage_one(Path(recipe.parent)).write(run / "stage1.json")
 
 
-def expectation(expect: Mapping[str, Any]) -> dict[str, float]:
+def expectation(expect: Expect) -> dict[str, float]:
     """A recipe's `expect` as a row of the table."""
-    return {"top1": expect["top1"], "top1_sd": expect["sd"]}
+    return {"top1": expect.top1, "top1_sd": expect.sd}

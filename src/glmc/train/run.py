@@ -1,7 +1,6 @@
 """Training from a recipe to a run folder, and resuming it."""
 
 import contextlib
-import json
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,8 +19,9 @@ from glmc.errors import Interrupted, UserError
 from glmc.metrics import per_class
 from glmc.recipe import HARMLESS, Recipe
 from glmc.report import evidence
-from glmc.runs import checkpoint, folder
+from glmc.runs import checkpoint, folder, result
 from glmc.runs.files import write_atomic
+from glmc.runs.result import Result, StageOne
 from glmc.runs.tally import Tally
 from glmc.screen import Screen
 from glmc.train.build import Parts, build, try_one_step
@@ -97,7 +97,7 @@ def resume(run: Path, overrides: tuple[str, ...] = (), *, command: str, quiet: b
                 f"{assignment}: a resumed run keeps its recipe; only {', '.join(sorted(HARMLESS))} may change"
             )
     screen = Screen(run / "log.txt", quiet)
-    if (run / "result.json").exists():
+    if result.finished(run):
         screen.say(f"{run} is finished already")
         if (run / "metrics.jsonl").exists() and not (run / "report.html").exists():  # a kill came between the two
             from glmc import report
@@ -150,7 +150,7 @@ def carry_out(begun: Sequence[Begun], again: Path, screen: Screen) -> None:
                 with stream:
                     if next(steps, None) is None:
                         alive.remove((steps, stream))
-    if arrived and not all((each.run / "result.json").exists() for each in begun):
+    if arrived and not all(result.finished(each.run) for each in begun):
         name = signal.Signals(arrived[0]).name
         raise Interrupted(f"stopped by {name}, state saved; go on with: glmc train --resume {again}", arrived[0])
     for each in begun:
@@ -250,35 +250,40 @@ def conclude(parts: Parts, run: Path, state: State, records: list[dict[str, Any]
     recipe = parts.recipe
     tally = parts.tally("test")
     last, confusion = parts.scored(tally)
-    tested = [record for record in records if "test" in record]
-    best = max(tested, key=lambda record: record["test"]["top1"])
-    result: dict[str, Any] = {
-        **folder.result_head(recipe, parts.method, parts.data.train.counts, state.epoch, state.steps),
-        "last": last,
-        "best_on_test": {**best["test"], "epoch": best["epoch"]},
-    }
-    if recipe.eval.flip_tta:
-        result["flip_tta"] = parts.score("test", flip=True)[0]
-    if recipe.eval.select == "val":
-        chosen = max((record for record in tested if "val" in record), key=lambda record: record["val"]["top1"])
-        result["selected_on_val"] = {**chosen["test"], "epoch": chosen["epoch"]}
-    result |= {
-        "per_class": per_class(confusion, parts.data.train.counts, parts.data.train.classes),
-        "weights_sha256": checkpoint.weights_sha256(parts.tested.state_dict()),
-        "seconds": state.seconds,
-    }
-    result["step"] = {"asked": recipe.train.step, **state.modes}
-    if recipe.parent is not None:
-        result |= {"stage2": recipe.name.rpartition("+")[2], "stage1": json.loads((run / "stage1.json").read_text())}
-    for name, known in (("expect", recipe.expect), ("published", recipe.published)):
-        if known is not None:
-            result[name] = known.model_dump()
+    found = Result(
+        recipe=recipe.name,
+        method=recipe.method.name,
+        backbone=recipe.model.name,
+        parameters=sum(p.numel() for p in parts.method.parameters()),
+        counts=parts.counts.tolist(),
+        epochs=state.epoch,
+        steps=state.steps,
+        seed=recipe.train.seed,
+        last=last,
+        best_on_test=best_epoch(records, "test"),
+        flip_tta=parts.score("test", flip=True)[0] if recipe.eval.flip_tta else None,
+        selected_on_val=best_epoch(records, "val") if recipe.eval.select == "val" else None,
+        per_class=per_class(confusion, parts.data.train.counts, parts.data.train.classes),
+        weights_sha256=checkpoint.weights_sha256(parts.tested.state_dict()),
+        seconds=state.seconds,
+        step={"asked": recipe.train.step, **state.modes},
+        stage2=recipe.name.rpartition("+")[2] if recipe.parent else None,
+        stage1=StageOne.model_validate_json((run / "stage1.json").read_text()) if recipe.parent else None,
+        expect=recipe.expect,
+        published=recipe.published,
+    )
     folder.write_confusion(run / "confusion.csv", confusion, parts.data.train.classes)
     leave_evidence(parts, run, tally)
-    write_atomic(run / "result.json", json.dumps(result, indent=1) + "\n")
+    result.write(run, found)
     from glmc import report  # matplotlib: not worth a second at the start
 
     report.write(run)
+
+
+def best_epoch(records: Sequence[Mapping[str, Any]], split: str) -> dict[str, float]:
+    """The scores on the test images, and the number, of the epoch with the highest top-1 on a split."""
+    best = max((record for record in records if split in record), key=lambda record: record[split]["top1"])
+    return {**best["test"], "epoch": best["epoch"]}
 
 
 def leave_evidence(parts: Parts, run: Path, tally: Tally) -> None:

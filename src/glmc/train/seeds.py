@@ -8,7 +8,7 @@ from typing import Any
 
 from glmc import runtime
 from glmc.recipe import Recipe, parse
-from glmc.runs import folder
+from glmc.runs import folder, result
 from glmc.runs.files import write_atomic
 from glmc.screen import Screen
 from glmc.train.run import Begun, begin, carry_out, take_up
@@ -51,7 +51,7 @@ def go_through(base: Path, *, together: int | None = None, command: str, quiet: 
     screen = Screen(quiet=quiet)
     recipes = [parse(text) for text in json.loads((base / "seeds.json").read_text())]
     runs = [base / f"seed-{recipe.train.seed}" for recipe in recipes]
-    todo = [pair for pair in zip(recipes, runs, strict=True) if not (pair[1] / "result.json").exists()]
+    todo = [pair for pair in zip(recipes, runs, strict=True) if not result.finished(pair[1])]
     anew = not any(run.exists() for run in runs)
     began = time.perf_counter()
     while todo:
@@ -73,7 +73,7 @@ def go_through(base: Path, *, together: int | None = None, command: str, quiet: 
     rows = {f"last epoch, {len(runs)} seeds": row}
     expect = recipes[0].expect
     if expect is not None:
-        rows[f"expected ({expect.seeds} seeds)"] = folder.expectation(expect.model_dump())
+        rows[f"expected ({expect.seeds} seeds)"] = folder.expectation(expect)
     screen.table(f"{recipes[0].name}, mean and standard deviation", rows)
     speed = f"   {summary['runs_per_hour']:.1f} runs per hour" if anew else ""
     screen.say(f"{base / 'summary.json'}{speed}")
@@ -89,13 +89,13 @@ def take(recipe: Recipe, run: Path, *, quiet: bool, command: str, since: float) 
 
 def summarise(runs: Sequence[Path], spread: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     """What summary.json holds: mean and deviation over the seeds, each seed's figures, and their circumstances."""
-    results = [json.loads((run / "result.json").read_text()) for run in runs]
+    results = [result.read(run).as_json() for run in runs]
     same = ("schema", "recipe", "method", "backbone", "parameters", "counts", "epochs", "steps")
     each = ("seed", "last", "best_on_test", "flip_tta", "selected_on_val", "weights_sha256", "seconds")
     return {
         **{key: results[0][key] for key in same},
         "last": spread,
-        "runs": [{key: result[key] for key in each if key in result} for result in results],
+        "runs": [{key: values[key] for key in each if key in values} for values in results],
         "environment": json.loads((runs[0] / "environment.json").read_text()),
         "values": folder.recipe_of(runs[0]).model_dump(),
     }

@@ -15,8 +15,9 @@ from glmc.data.prepare import test_split
 from glmc.errors import UserError
 from glmc.metrics import per_class
 from glmc.recipe import HARMLESS, Recipe, Settled, changed, parse_settled
-from glmc.runs import checkpoint, folder
+from glmc.runs import checkpoint, folder, result
 from glmc.runs.files import write_atomic
+from glmc.runs.result import Result
 from glmc.runs.trained import build_method, find_checkpoint, load_trained, score
 from glmc.screen import Screen
 from glmc.train.run import train
@@ -137,20 +138,24 @@ def repair(
     write_atomic(target / "recipe.yaml", recipe.to_yaml())
     folder.record_environment(target, runtime.environment(device, recipe.train.precision, command))
     folder.write_confusion(target / "confusion.csv", confusion, trained.classes)
-    result: dict[str, Any] = {
-        **folder.result_head(recipe, trained.method, trained.counts, 0, 0),
-        "last": scores,
-    }
-    if recipe.eval.flip_tta:
-        result["flip_tta"] = score(trained, split, recipe, flip=True)[0]
-    result |= {
-        "stage2": stage,
-        "settings": settings,
-        "stage1": folder.stage_one(run),
-        "per_class": per_class(confusion, trained.counts, trained.classes),
-        "weights_sha256": checkpoint.weights_sha256(trained.method.state_dict()),
-    }
-    write_atomic(target / "result.json", json.dumps(result, indent=1) + "\n")
+    found = Result(
+        recipe=recipe.name,
+        method=recipe.method.name,
+        backbone=recipe.model.name,
+        parameters=sum(p.numel() for p in trained.method.parameters()),
+        counts=trained.counts.tolist(),
+        epochs=0,
+        steps=0,
+        seed=recipe.train.seed,
+        last=scores,
+        flip_tta=score(trained, split, recipe, flip=True)[0] if recipe.eval.flip_tta else None,
+        stage2=stage,
+        settings=settings,
+        stage1=result.stage_one(run),
+        per_class=per_class(confusion, trained.counts, trained.classes),
+        weights_sha256=checkpoint.weights_sha256(trained.method.state_dict()),
+    )
+    result.write(target, found)
     folder.show(target, screen)
     return target
 

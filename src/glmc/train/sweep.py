@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from glmc.errors import NonFiniteLoss, UserError
 from glmc.recipe import Recipe, essence
-from glmc.runs import folder
+from glmc.runs import folder, result
 from glmc.runs.files import write_atomic
 from glmc.screen import COLUMNS, Screen
 from glmc.train.run import resume, train
@@ -106,7 +106,7 @@ def sweep(
     runs = [[target / name_of(point.label, seed) for seed in seeds] for point in laid]
     for number, (point, places) in enumerate(zip(laid, runs, strict=True), 1):
         for seed, run in zip(seeds, places, strict=True):
-            if (run / "result.json").exists():
+            if result.finished(run):
                 continue
             screen.say(f"point {number} of {len(laid)}: {point.label}, seed {seed}")
             try:
@@ -168,9 +168,9 @@ def summary(label: str, runs: Sequence[Path]) -> dict[str, Any]:
     """A row of the table: the point, the network, and mean and deviation of each figure over the seeds."""
     from glmc import report
 
-    result = json.loads((runs[0] / "result.json").read_text())
-    row: dict[str, Any] = {"point": label, "backbone": result["backbone"]}
-    row |= {"parameters": result["parameters"], "seeds": len(runs)}
+    first = result.read(runs[0])
+    row: dict[str, Any] = {"point": label, "backbone": first.backbone}
+    row |= {"parameters": first.parameters, "seeds": len(runs)}
     for key, value in report.summary(runs).items():
         row[key] = value["mean"]
         if "sd" in value:

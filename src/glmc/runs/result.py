@@ -1,0 +1,108 @@
+"""result.json: what a finished run says of itself. Needs no torch."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+
+from glmc.errors import UserError
+from glmc.recipe.sections import Expect, Published
+from glmc.runs.files import object_of, text_of, write_atomic
+
+FILE = "result.json"
+
+
+def _known(scores: Any) -> Any:
+    """Without the metrics that are null: a metric that is not finite counts as absent."""
+    return {name: value for name, value in scores.items() if value is not None} if isinstance(scores, dict) else scores
+
+
+Scores = Annotated[dict[str, int | float], BeforeValidator(_known)]
+"""Metric -> value, see `glmc.metrics`; where an epoch was chosen, also its number, "epoch"."""
+
+
+class _File(BaseModel):
+    """What is written as JSON, without what is None."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Keys and values as they stand in the file."""
+        return self.model_dump(by_alias=True, exclude_none=True)
+
+    def write(self, file: Path) -> None:
+        """Replace the file by this."""
+        write_atomic(file, json.dumps(self.as_json(), indent=1) + "\n")
+
+
+class StageOne(_File):
+    """What a second stage says of the run it started from; a run that was not finished is known by its folder only."""
+
+    run: str | None = None
+    recipe: str | None = None
+    method: str | None = None
+    epochs: int | None = None
+    seed: int | None = None
+    last: Scores | None = None
+    best_on_test: Scores | None = None
+    flip_tta: Scores | None = None
+    weights_sha256: str | None = None
+
+
+class Result(_File):
+    """A finished run: which recipe and network, trained on what, how long, and how good it is."""
+
+    format: Literal[1] = Field(default=1, alias="schema")
+    recipe: str
+    method: str
+    backbone: str
+    parameters: int
+    counts: list[int]  # [C], training images per class
+    epochs: int  # 0: a second stage without training
+    steps: int
+    seed: int
+    last: Scores
+    best_on_test: Scores | None = None
+    flip_tta: Scores | None = None
+    selected_on_val: Scores | None = None
+    per_class: list[dict[str, Any]]  # as `metrics.per_class` makes them
+    weights_sha256: str
+    seconds: dict[str, float] | None = None  # startup, train, eval; none without training
+    step: dict[str, str | int] | None = None  # the mode that was asked for, and the steps taken in each
+    stage2: str | None = None
+    settings: dict[str, float] | None = None  # of a second stage without training
+    stage1: StageOne | None = None
+    expect: Expect | None = None
+    published: Published | None = None
+
+
+def finished(run: Path) -> bool:
+    """Whether a run has come to its end."""
+    return (run / FILE).exists()
+
+
+def stage_one(run: Path) -> StageOne:
+    """What a second stage says of the run that it starts from."""
+    first = read(run).as_json() if finished(run) else {}
+    return StageOne.model_validate(first | {"run": str(run)})
+
+
+def write(run: Path, result: Result) -> None:
+    """Write result.json."""
+    result.write(run / FILE)
+
+
+def read(run: Path) -> Result:
+    """Read result.json.
+
+    Raises:
+        UserError: the run is not finished, or the file is damaged or of another program.
+    """
+    found = object_of(run, FILE, text_of(run, FILE))
+    try:
+        return Result.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"{run / FILE} is not the result of a run ({where}: {first['msg']}); train again into an empty folder."
+        ) from None
