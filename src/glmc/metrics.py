@@ -1,31 +1,64 @@
-"""From a confusion matrix to figures.
+"""From a confusion matrix to metrics, and what people are told about them.
 
-Accuracies are in percent, the negative log-likelihood (nll) in nats. A figure that is not defined (an empty group, a
-class without test images) is absent; it is never 0 or NaN.
+A metric that is not defined (an empty group, a class without test images) is absent; it is never 0 or NaN.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 BINS = 15  # of the calibration error, as in Guo et al., ICML 2017, arXiv:1706.04599
+Few = Literal["<20", "<=20"]
+"""The border of the few-shot group, in training images: < 20 in most papers, <= 20 in the published GLMC code."""
+
+
+class Metric(NamedTuple):
+    """A metric in words."""
+
+    word: str
+    meaning: str  # "" for a group, which `group_rules` explains
+    unit: str = "%"
+    digits: int = 1  # that a page shows
+
+    @property
+    def heading(self) -> str:
+        """The word with its unit: "top-1, %"."""
+        return f"{self.word}, {self.unit}"
+
+    @property
+    def title(self) -> str:
+        """The same at the beginning of a line: "Top-1, %"."""
+        return self.heading[0].upper() + self.heading[1:]
+
+
+METRICS = {  # in the order in which tables show them
+    "top1": Metric("top-1", "right answers among all test images"),
+    "top5": Metric("top-5", "the right class is among the first five"),
+    "balanced": Metric("balanced", "mean recall over the classes"),
+    "macro_f1": Metric("macro F1", "mean F1 over the classes"),
+    "worst_class": Metric("worst class", "the lowest recall of any class"),
+    "many": Metric("many", ""),
+    "medium": Metric("medium", ""),
+    "few": Metric("few", ""),
+    "ece": Metric("ECE", f"expected calibration error, {BINS} bins; lower is better"),
+    "nll": Metric("NLL", "negative log-likelihood; lower is better", "nats", 3),
+}
+GROUPS = ("many", "medium", "few")
+MAIN = ("top1", "balanced", *GROUPS)  # what short tables show
 
 
 def scores(
     confusion: NDArray[np.int64],
     counts: NDArray[np.int64],
     *,
-    few: Literal["<20", "<=20"] = "<20",
+    few: Few = "<20",
     extras: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
-    """The figures of one evaluation, in the order in which tables show them.
+    """The `METRICS` of one evaluation that are defined, in their order.
 
-    `balanced` is the mean recall of the classes, `macro_f1` the mean F1, `worst_class` the smallest recall; `many`,
-    `medium` and `few` are mean recalls of the classes with n > 100, n between, and n below the border (`few`) training
-    images. Classes without test images take part in none of these. Groups: Liu et al., CVPR 2019, arXiv:1904.05160
-    (few < 20); the published GLMC code counts n = 20 as few ("<=20").
+    The score of a group is the mean recall of its classes. Classes without test images count in `top1` only.
 
     Args:
         confusion: int64 [C, C], row = true class, column = predicted class.
@@ -34,8 +67,7 @@ def scores(
         extras: `top5`, `ece`, `nll` as `Tally.compute` gives them.
 
     Returns:
-        top1, top5, balanced, macro_f1, worst_class, many, medium, few, ece in percent, nll in nats; what is not defined
-        is absent.
+        Metric -> value, in percent, nll in nats.
     """
     extras = extras or {}
     counts = np.asarray(counts)
@@ -44,27 +76,39 @@ def scores(
         return {}
     hits, true, predicted = confusion.diagonal()[tested], confusion.sum(1)[tested], confusion.sum(0)[tested]
     recall = 100 * hits / true
-    found: dict[str, float] = {"top1": float(100 * hits.sum() / true.sum())}
-    found |= {"top5": extras["top5"]} if "top5" in extras else {}
-    found["balanced"] = float(recall.mean())
-    found["macro_f1"] = float((200 * hits / (true + predicted)).mean())
-    found["worst_class"] = float(recall.min())
+    found = {
+        **extras,
+        "top1": float(100 * hits.sum() / true.sum()),
+        "balanced": float(recall.mean()),
+        "macro_f1": float((200 * hits / (true + predicted)).mean()),
+        "worst_class": float(recall.min()),
+    }
     for name, members in groups(counts[tested], few).items():
         if members.any():
             found[name] = float(recall[members].mean())
-    return found | {name: extras[name] for name in ("ece", "nll") if name in extras}
+    return {name: found[name] for name in METRICS if name in found}
 
 
-def groups(counts: NDArray[np.int64], few: Literal["<20", "<=20"]) -> dict[str, NDArray[np.bool_]]:
-    """Which classes are many-, medium- and few-shot: bool [C] each, every class in exactly one.
+def group_of(counts: NDArray[np.int64], few: Few) -> NDArray[np.int64]:
+    """int64 [C]: place in `GROUPS` of each class. Liu et al., CVPR 2019, arXiv:1904.05160.
 
     Args:
         counts: int64 [C], training images per class.
-        few: the border, "<20" (most papers) or "<=20" (published GLMC code). Many is n > 100 in both.
+        few: the border of the few-shot group.
     """
-    rare = {"<20": counts < 20, "<=20": counts <= 20}[few]
-    many = counts > 100
-    return {"many": many, "medium": ~many & ~rare, "few": rare}
+    return np.select([counts > 100, counts > {"<20": 19, "<=20": 20}[few]], [0, 1], 2)
+
+
+def groups(counts: NDArray[np.int64], few: Few) -> dict[str, NDArray[np.bool_]]:
+    """Group -> which classes are in it, bool [C]; arguments as for `group_of`."""
+    place = group_of(counts, few)
+    return {name: place == i for i, name in enumerate(GROUPS)}
+
+
+def group_rules(few: Few) -> dict[str, str]:
+    """Group -> how many training images its classes have, in words."""
+    medium, fewest = {"<20": ("20 to 100", "fewer than 20"), "<=20": ("21 to 100", "at most 20")}[few]
+    return dict(zip(GROUPS, ("more than 100", medium, fewest), strict=True))
 
 
 def per_class(confusion: NDArray[np.int64], counts: NDArray[np.int64], classes: Sequence[str]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-COLUMNS = {"top1": "top-1", "balanced": "balanced", "many": "many", "medium": "medium", "few": "few"}
+from glmc.metrics import MAIN, METRICS
 
 
 class Screen:
@@ -54,13 +54,13 @@ class Screen:
         self.console.print(title, markup=False, soft_wrap=True)
         table = Table()
         table.add_column("")
-        for heading in COLUMNS.values():
-            table.add_column(heading, justify="right")
+        for key in MAIN:
+            table.add_column(METRICS[key].word, justify="right")
         for name, scores in rows.items():
-            table.add_row(name, *[_percent(scores, key) for key in COLUMNS])
+            table.add_row(name, *[_percent(scores, key) for key in MAIN])
         self.console.print(table)
         for name, scores in rows.items():
-            self.note(f"{title} | {name} | " + " ".join(f"{k} {_percent(scores, k)}" for k in COLUMNS if k in scores))
+            self.note(f"{title} | {name} | " + " ".join(f"{k} {_percent(scores, k)}" for k in MAIN if k in scores))
 
 
 class Bar:

@@ -365,7 +365,7 @@ def test_few_may_include_twenty(tmp_path):
     (run / "recipe.yaml").write_text('eval: {few: "<=20"}\n')
     text = Text(page(run)).all
     assert "few, n = 20" in text
-    assert "n ≤ 20, 2 classes" in text
+    assert "at most 20 training images, 2 classes" in text
 
 
 def test_a_perfect_run_has_no_pairs(tmp_path):

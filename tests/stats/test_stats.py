@@ -11,6 +11,7 @@ from PIL import Image
 from glmc import stats
 from glmc.data.split import Paths
 from glmc.errors import UserError
+from glmc.metrics import GROUPS
 from glmc.stats import advice, duplicates, facts, files, find, terminal
 
 
@@ -259,7 +260,7 @@ def test_the_curve_takes_few_lines_and_no_line_crosses_a_group(tmp_path, classes
     Known.counts = counts
     bars = terminal.bars(Known)
     assert len(bars) <= lines
-    assert [bar.group for bar in bars] == sorted((bar.group for bar in bars), key=facts.GROUPS.index)
+    assert [bar.group for bar in bars] == sorted((bar.group for bar in bars), key=GROUPS.index)
     if classes > terminal.NAMED:
         ends = [[int(end.replace(",", "")) for end in bar.label.split("-")] for bar in bars]
         assert ends[0][0] == 1

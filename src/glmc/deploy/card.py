@@ -7,7 +7,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from glmc.metrics import groups
+from glmc.metrics import MAIN, METRICS, Few, group_rules, groups
 from glmc.models import SMALL_IMAGE
 from glmc.runs.result import Result
 
@@ -17,36 +17,23 @@ FIGURES = {  # key of result.json -> its honest name
     "selected_on_val": "epoch selected on validation images",
     "best_on_test": "best epoch on the test images: chosen with them, so not a fair figure",
 }
-COLUMNS = {
-    "top1": "top-1",
-    "balanced": "balanced",
-    "many": "many",
-    "medium": "medium",
-    "few": "few",
-    "worst_class": "worst class",
-    "ece": "ECE",
-}
+COLUMNS = (*MAIN, "worst_class", "ece")
 SHOWN = 20  # few-shot classes in the table
 
 
-def render(about: Mapping[str, Any], recipe: str, kind: str, *, few: str, result: Result | None, **words: Any) -> str:
+def render(about: Mapping[str, Any], recipe: str, kind: str, *, few: Few, result: Result | None, **words: Any) -> str:
     """The text of the card.
 
     Args:
         about: what `glmc.json` says.
         recipe: YAML, without paths of this machine.
         kind: "run", or a format of `glmc export`.
-        few: border of the few-shot group, "<20" or "<=20".
+        few: border of the few-shot group.
         result: of the weights; none where there are no figures.
         words: `name` of the repository of a run; `compared`, what the file was compared on.
     """
     counts, rows = np.array(about["counts"]), result.per_class if result else []
-    members = groups(counts, "<=20" if few == "<=20" else "<20")
-    rules = (
-        ("more than 100", "20 to 100", "fewer than 20")
-        if few == "<20"
-        else ("more than 100", "21 to 100", "at most 20")
-    )
+    members, rules = groups(counts, few), group_rules(few)
     smallest = sorted(np.flatnonzero(members["few"]), key=lambda c: counts[c])
     table = [few_row(about, rows, int(c)) for c in smallest]
     present = [key for key in COLUMNS if any(key in about["figures"].get(name, {}) for name in FIGURES)]
@@ -61,11 +48,8 @@ def render(about: Mapping[str, Any], recipe: str, kind: str, *, few: str, result
         library="timm" if kind == "timm" else "glmc",
         timm=about["network"] not in SMALL_IMAGE,
         architecture=about["network"].partition(".")[0],
-        groups=[
-            {"name": name, "rule": rule, "classes": int(members[name].sum())}
-            for name, rule in zip(("many", "medium", "few"), rules, strict=True)
-        ],
-        columns=[COLUMNS[key] for key in present],
+        groups=[{"name": name, "rule": rule, "classes": int(members[name].sum())} for name, rule in rules.items()],
+        columns=[METRICS[key].word for key in present],
         figures=[
             {"name": title(name, about["figures"][name]), "values": [cell(about["figures"][name], k) for k in present]}
             for name in FIGURES
@@ -73,7 +57,7 @@ def render(about: Mapping[str, Any], recipe: str, kind: str, *, few: str, result
         ],
         few=table,
         few_test=sum(row["test"] for row in table) if rows else None,
-        rule_few=rules[2],
+        rule_few=rules["few"],
         shown=SHOWN,
         millions=lambda number: f"{number / 1e6:.2f}",
         **{"name": None, "compared": None, **words},

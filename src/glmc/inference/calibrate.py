@@ -18,6 +18,7 @@ from glmc.data.split import Split
 from glmc.errors import UserError
 from glmc.inference.heldout import given_images, own_images
 from glmc.inference.temperature import FOLDS, crossfit
+from glmc.metrics import METRICS
 from glmc.recipe import HARMLESS, Settled, parse_settled
 from glmc.runs import checkpoint
 from glmc.runs.files import write_atomic
@@ -97,8 +98,8 @@ def show(result: dict[str, Any], title: str, screen: Screen) -> None:
     screen.say(f"{title}: {result['images']} {result['source']}, re-weighted to their own class frequencies")
     table = Table()
     table.add_column("")
-    for heading in ("nll", "ECE %", "top-1 %"):
-        table.add_column(heading, justify="right")
+    for key in ("nll", "ece", "top1"):
+        table.add_column(METRICS[key].heading, justify="right")
     for name, key in (("before", "before"), (f"after, held out in {FOLDS} folds", "after")):
         scores = result[key]
         table.add_row(name, f"{scores['nll']:.3f}", f"{scores['ece']:.2f}", f"{scores['top1']:.2f}")

@@ -11,37 +11,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from glmc.errors import UserError
+from glmc.metrics import GROUPS, MAIN, METRICS, group_rules
 from glmc.report.evidence import confused, worst_of_tail
 from glmc.report.figures import BLOCKS, NAMED, draw_all
-from glmc.report.finished import GROUPS, Run, read
+from glmc.report.finished import Run, read
 from glmc.report.page import number, parameters, render
 from glmc.runs import result
-
-# Metric -> (label, digits, explanation); the groups' explanation depends on the rule and is made by `group_words`.
-METRICS = {
-    "top1": ("Top-1, %", 1, "right answers among all test images"),
-    "top5": ("Top-5, %", 1, "the right class is among the first five"),
-    "balanced": ("Balanced, %", 1, "mean recall over the classes"),
-    "macro_f1": ("Macro F1, %", 1, "mean F1 over the classes"),
-    "worst_class": ("Worst class, %", 1, "the lowest recall of any class"),
-    "many": ("Many, %", 1, ""),
-    "medium": ("Medium, %", 1, ""),
-    "few": ("Few, %", 1, ""),
-    "ece": ("ECE, %", 1, "expected calibration error, 15 bins; lower is better"),
-    "nll": ("NLL, nats", 3, "negative log-likelihood; lower is better"),
-}
-
 
 # -------------------------------------------------------------------------------------------------------- the page
 
 
 def group_words(run: Run) -> dict[str, dict[str, str]]:
     """Group -> its rule and size in words; empty groups are absent."""
-    rules = ("> 100", "20–100", "< 20") if run.few == "<20" else ("> 100", "21–100", "≤ 20")
     sizes = np.bincount(run.group, minlength=len(GROUPS)).tolist()
     return {
-        name: {"rule": f"n {rule}", "size": f"{size} class{'es' if size > 1 else ''}"}
-        for name, rule, size in zip(GROUPS, rules, sizes, strict=True)
+        name: {"rule": f"{rule} training images", "size": f"{size} class{'es' if size > 1 else ''}"}
+        for (name, rule), size in zip(group_rules(run.few).items(), sizes, strict=True)
         if size
     }
 
@@ -80,12 +65,12 @@ def metric_rows(run: Run, table: Sequence[Column]) -> list[dict[str, Any]]:
     return [
         {
             "key": key,
-            "label": label,
-            "meaning": "{rule}, {size}".format(**holds[key]) if key in holds else meaning,
-            "values": [number(column.scores.get(key), digits) for column in table],
+            "label": metric.title,
+            "meaning": "{rule}, {size}".format(**holds[key]) if key in holds else metric.meaning,
+            "values": [number(column.scores.get(key), metric.digits) for column in table],
         }
-        for key, (label, digits, meaning) in METRICS.items()
-        if any(column.scores.get(key) is not None for column in table)
+        for key, metric in METRICS.items()
+        if any(key in column.scores for column in table)
     ]
 
 
@@ -225,6 +210,7 @@ def write(run: Path, target: Path | None = None) -> Path:
             "result": facts.result,
             "groups": group_words(facts),
             "columns": table,
+            "tiles": {key: METRICS[key].heading for key in MAIN[1:] if key in facts.result.last},
             "metrics": metric_rows(facts, table),
             "beside": beside(facts),
             "remarks": remarks(facts),

@@ -12,17 +12,15 @@ import numpy as np
 
 from glmc import report
 from glmc.errors import UserError
+from glmc.metrics import GROUPS, MAIN, METRICS
 from glmc.report import overlays, significance
 from glmc.report.drawing import draw
 from glmc.report.entries import Entry, differing, find, gather, network, refuse_other_tests
 from glmc.report.entries import remarks as remarks_on
-from glmc.report.finished import GROUPS, read
+from glmc.report.finished import read
 from glmc.report.page import number, render
 from glmc.report.significance import LEVEL, Gap
 from glmc.screen import Screen
-
-TESTED = {"top1": "top-1", "balanced": "balanced accuracy", "many": "many", "medium": "medium", "few": "few"}
-
 
 # ----------------------------------------------------------------------------------------------------- significance
 
@@ -52,7 +50,7 @@ def verdicts(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     p-values are adjusted for the number of entries compared with the first (Holm).
     """
     first = entries[0]
-    gaps = {metric: [gap(first, entry, metric) for entry in entries[1:]] for metric in TESTED}
+    gaps = {metric: [gap(first, entry, metric) for entry in entries[1:]] for metric in MAIN}
     answer: list[dict[str, Any]] = [
         {"name": f"{entry.letter} against {first.letter}", "rows": []} for entry in entries[1:]
     ]
@@ -65,12 +63,12 @@ def verdicts(entries: Sequence[Entry]) -> list[dict[str, Any]]:
             if each is not None and p is not None:
                 sure = certain(each, p)
                 word = ("higher" if each.points > 0 else "lower") if sure else "within noise"
-                row = {"metric": TESTED[metric], "gap": signed(each.points), "word": word, "sure": sure}
+                row = {"metric": METRICS[metric].word, "gap": signed(each.points), "word": word, "sure": sure}
                 row |= {"interval": f"{signed(each.low)} to {signed(each.high)}", "chance": significance.chance(p)}
                 answer[place]["rows"].append(row)
             elif len(first.runs) > 1 and len(entry.runs) > 1 and metric in first.scores and metric in entry.scores:
                 points = signed(entry.scores[metric]["mean"] - first.scores[metric]["mean"])
-                row = {"metric": TESTED[metric], "gap": points, "word": "no spread over the seeds", "sure": False}
+                row = {"metric": METRICS[metric].word, "gap": points, "word": "no spread over the seeds", "sure": False}
                 answer[place]["rows"].append(row | {"interval": "–", "chance": "–"})
     return answer
 
@@ -169,10 +167,10 @@ def figures(entries: Sequence[Entry]) -> dict[str, Any]:
 
 def html(entries: Sequence[Entry], remarks: Sequence[str]) -> str:
     """The page."""
-    metrics = [name for name in report.METRICS if any(name in entry.scores for entry in entries)]
+    metrics = [name for name in METRICS if any(name in entry.scores for entry in entries)]
     words = {
         "entries": entries,
-        "metrics": {name: report.METRICS[name][0].partition(",")[0].replace("-", "\u2011") for name in metrics},
+        "metrics": {name: METRICS[name].title.partition(",")[0].replace("-", "\u2011") for name in metrics},
         "cells": [{name: cell(entry, name) for name in metrics} for entry in entries],
         "others": [others(entry) for entry in entries],
         "networks": [network(entry.first) for entry in entries],
@@ -195,7 +193,7 @@ def shown(value: Any) -> str:
 
 def cell(entry: Entry, metric: str) -> dict[str, str]:
     """Mean and deviation of one figure as text; a mean over seeds has a digit more than a single run."""
-    score, digits = entry.scores.get(metric, {}), report.METRICS[metric][1] + (len(entry.runs) > 1)
+    score, digits = entry.scores.get(metric, {}), METRICS[metric].digits + (len(entry.runs) > 1)
     spread = "± " + number(score["sd"], digits) if "sd" in score else ""
     return {"mean": number(score.get("mean"), digits), "sd": spread}
 
@@ -211,8 +209,8 @@ def others(entry: Entry) -> dict[str, str]:
 
 def markdown(entries: Sequence[Entry], remarks: Sequence[str]) -> str:
     """A table with the network and its parameters beside every accuracy, and what can be said of the gaps."""
-    metrics = [name for name in report.METRICS if any(name in entry.scores for entry in entries)]
-    heads = ["", "run", "network", "parameters", "seeds", *[report.METRICS[name][0] for name in metrics]]
+    metrics = [name for name in METRICS if any(name in entry.scores for entry in entries)]
+    heads = ["", "run", "network", "parameters", "seeds", *[METRICS[name].title for name in metrics]]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for entry in entries:
         result = entry.first.result

@@ -13,10 +13,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from glmc.metrics import BINS
+from glmc.metrics import BINS, GROUPS, METRICS
 from glmc.report.drawing import COLOUR, DASHES, MARKERS, clean, curve, draw, legend, runs_of, short, whole_epochs
 from glmc.report.evidence import reliability
-from glmc.report.finished import GROUPS, Run
+from glmc.report.finished import Run
 
 NAMED = 20  # up to so many classes a figure carries their names and numbers
 BLOCKS = 250  # a larger confusion matrix is summed to about so many rows, else single pixels vanish on the screen
@@ -50,7 +50,7 @@ def draw_accuracy(run: Run, figure: Figure) -> bool:
         return False
     axes = figure.subplots()
     ink: dict[str, Any] = {"color": COLOUR["ink"], "linewidth": 2.2}
-    lines = [("test", "top1", "top-1", ink)]
+    lines = [("test", "top1", METRICS["top1"].word, ink)]
     for i, name in enumerate(GROUPS):
         lines.append(("test", name, name, {"color": COLOUR[name], "linestyle": DASHES[i], "marker": MARKERS[i]}))
     lines.append(("val", "top1", "validation", {"color": COLOUR["muted"], "linestyle": DASHES[3], "marker": "D"}))

@@ -4,20 +4,18 @@ import csv
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 
 from glmc.errors import UserError
-from glmc.metrics import groups
+from glmc.metrics import Few, group_of
 from glmc.report.evidence import Predictions, read_examples, read_predictions
 from glmc.runs import result
 from glmc.runs.files import object_of, text_of
 from glmc.runs.result import Result
-
-GROUPS = ("many", "medium", "few")
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Run:
     folder: Path
     recipe: str
     settings: dict[str, Any]
-    few: Literal["<20", "<=20"]
+    few: Few
     environment: dict[str, Any]
     epochs: list[dict[str, Any]]
     result: Result
@@ -54,9 +52,8 @@ class Run:
 
     @property
     def group(self) -> NDArray[np.int64]:
-        """int64 [C]: index into `GROUPS` of every class."""
-        members = groups(self.counts, self.few)
-        return np.argmax([members[name] for name in GROUPS], axis=0)
+        """int64 [C]: place in `metrics.GROUPS` of every class."""
+        return group_of(self.counts, self.few)
 
     @property
     def shares(self) -> NDArray[np.float64]:

@@ -8,10 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from glmc.metrics import GROUPS, METRICS
 from glmc.report.drawing import COLOUR, DASHES, clean, curve, legend, whole_epochs
 from glmc.report.entries import Entry
 from glmc.report.figures import NAMED, neighbours
-from glmc.report.finished import GROUPS, Run
+from glmc.report.finished import Run
 
 MOST = 8  # lines in one picture; more cannot be told apart
 SHAPES = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -24,7 +25,7 @@ def look(place: int) -> dict[str, Any]:
 
 def draw_groups(entries: Sequence[Entry], figure: Figure) -> bool:
     """All classes and each group, a bar for each entry; deviation as a line, single seeds as dots."""
-    names = {"top1": "all images (top-1)", "many": "many", "medium": "medium", "few": "few"}
+    names = {"top1": "all images (top-1)"} | {name: name for name in GROUPS}
     there = [key for key in names if any(key in entry.scores for entry in entries)]
     across = len(there) if figure.get_figwidth() > 6 else min(2, len(there))
     panels = figure.subplots(-(-len(there) // across), across, sharex=True, sharey=True, squeeze=False).ravel()
@@ -93,7 +94,7 @@ def group_borders(run: Run) -> list[int]:
     return [int(end) for end in np.cumsum(sizes)[:-1]]
 
 
-def draw_epochs(metric: str, words: str, entries: Sequence[Entry], figure: Figure) -> bool:
+def draw_epochs(metric: str, entries: Sequence[Entry], figure: Figure) -> bool:
     """A figure on the test set by epoch: mean over the seeds, lowest and highest seed as a band."""
     axes, drawn, last = figure.subplots(), False, [run.epochs[-1] for e in entries for run in e.runs if run.epochs]
     for place, entry in enumerate(entries[:MOST]):
@@ -114,20 +115,20 @@ def draw_epochs(metric: str, words: str, entries: Sequence[Entry], figure: Figur
         return False
     clean(axes)
     whole_epochs(axes, [{"epoch": 1}, max(last, key=lambda epoch: epoch["epoch"])])
-    axes.set_ylabel(words)
+    axes.set_ylabel(METRICS[metric].heading)
     legend(figure, axes, 4)
     return True
 
 
 def draw_top1(entries: Sequence[Entry], figure: Figure) -> bool:
     """Top-1 by epoch."""
-    return draw_epochs("top1", "top-1, %", entries, figure)
+    return draw_epochs("top1", entries, figure)
 
 
 def draw_rarest(entries: Sequence[Entry], figure: Figure) -> bool:
     """The rarest group that all entries have, by epoch."""
     names = [name for name in GROUPS if all(name in entry.scores for entry in entries)]
-    return bool(names) and draw_epochs(names[-1], f"{names[-1]}, %", entries, figure)
+    return bool(names) and draw_epochs(names[-1], entries, figure)
 
 
 def size_of_groups(number: int) -> tuple[tuple[float, float], ...]:

@@ -9,13 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glmc.data.split import Split
-from glmc.metrics import groups
+from glmc.metrics import GROUPS, group_of
 from glmc.recipe import Recipe
 from glmc.stats.duplicates import Duplicates, Place, duplicates
 from glmc.stats.files import Looks, look
 from glmc.stats.find import Found, where
 
-GROUPS = ("many", "medium", "few")
 Watch = Callable[[str, int], Any]  # (what, total) -> context that gives a bar
 
 # Kind of oddity -> what it is called. The first three stop the training.
@@ -76,8 +75,7 @@ class Facts:
     @property
     def group(self) -> NDArray[np.int64]:
         """int64 [C], place of each class in `GROUPS`, by the images trained on."""
-        members = groups(self.trained, self.settings.eval.few)
-        return np.argmax([members[name] for name in GROUPS], axis=0)
+        return group_of(self.trained, self.settings.eval.few)
 
     @property
     def sizes(self) -> NDArray[np.int32]:

@@ -7,12 +7,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from glmc.metrics import GROUPS
 from glmc.report import render
 from glmc.report.drawing import COLOUR, clean, draw, legend, runs_of, short
 from glmc.report.figures import NAMED, draw_counts
 from glmc.stats import terminal
 from glmc.stats.advice import Advice, number
-from glmc.stats.facts import GROUPS, ODD, Facts, as_json
+from glmc.stats.facts import ODD, Facts, as_json
 
 NARROW, WIDE = (4.8, 3.6), (10.0, 4.0)  # inches
 

@@ -9,9 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from glmc.data.split import Paths
+from glmc.metrics import GROUPS, group_rules
 from glmc.stats.advice import Advice, number
 from glmc.stats.duplicates import Copies
-from glmc.stats.facts import GROUPS, ODD, Facts, size_facts
+from glmc.stats.facts import ODD, Facts, size_facts
 
 STYLES = {"many": "bright_blue", "medium": "green", "few": "dark_orange"}
 NAMED = 20  # up to so many classes each has a bar; of more, neighbours on the curve share one
@@ -61,16 +62,11 @@ def rows(facts: Facts) -> list[tuple[str, str]]:
 
 def group_rows(facts: Facts) -> list[tuple[str, str]]:
     """The groups of the recipes, by the images that are trained on."""
-    few = facts.settings.eval.few
-    borders = {"many": "> 100", "medium": "20 to 100" if few == "<20" else "21 to 100", "few": few.replace("<", "< ")}
-    borders["few"] = borders["few"].replace("< =", "<= ")
     lines = []
-    for i, name in enumerate(GROUPS):
+    for i, (name, rule) in enumerate(group_rules(facts.settings.eval.few).items()):
         members = facts.group == i
         share = facts.trained[members].sum() / max(facts.trained.sum(), 1)
-        lines.append(
-            (f"{name} ({borders[name]})", f"{number(int(members.sum()), 'class')}, {share:.1%} of the training images")
-        )
+        lines.append((f"{name} ({rule})", f"{number(int(members.sum()), 'class')}, {share:.1%} of the training images"))
     return lines
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from glmc.errors import NonFiniteLoss, UserError
+from glmc.metrics import GROUPS, MAIN, METRICS
 from glmc.recipe import Recipe, essence
 from glmc.runs import folder, result
 from glmc.runs.files import write_atomic
-from glmc.screen import COLUMNS, Screen
+from glmc.screen import Screen
 from glmc.train.run import resume, train
 
 
@@ -186,8 +187,8 @@ def write_tables(target: Path, rows: Sequence[dict[str, Any]]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_atomic(target / "sweep.csv", text.getvalue())
-    shown = [key for key in COLUMNS if any(key in row for row in rows)]
-    lines = ["| point | network | parameters | " + " | ".join(COLUMNS[key] for key in shown) + " |"]
+    shown = [key for key in MAIN if any(key in row for row in rows)]
+    lines = ["| point | network | parameters | " + " | ".join(METRICS[key].word for key in shown) + " |"]
     lines.append("|---" * (len(shown) + 3) + "|")
     for row in rows:
         cells = [f"{row[key]:.2f}" + (f" ± {row[f'{key}_sd']:.2f}" if f"{key}_sd" in row else "") for key in shown]
@@ -202,11 +203,11 @@ def draw(target: Path, rows: Sequence[dict[str, Any]]) -> None:
     figure = Figure(figsize=(max(5.0, 1.1 * len(rows) + 2), 3.6), layout="constrained")
     axes = figure.add_subplot()
     at = range(len(rows))
-    for key, marker in zip(("top1", "many", "medium", "few"), "os^v", strict=True):
+    for key, marker in zip(("top1", *GROUPS), "os^v", strict=True):
         places = [i for i in at if key in rows[i]]
         heights, spread = [rows[i][key] for i in places], [rows[i].get(f"{key}_sd", 0.0) for i in places]
         axes.errorbar(
-            places, heights, spread, marker=marker, capsize=3, label=COLUMNS[key], lw=2 if key == "top1" else 1
+            places, heights, spread, marker=marker, capsize=3, label=METRICS[key].word, lw=2 if key == "top1" else 1
         )
     axes.set_xticks(list(at), [row["point"].replace(" ", "\n") for row in rows], fontsize=7)
     axes.set_ylabel("accuracy in percent")
