@@ -17,7 +17,7 @@ from sklearn.metrics import (
 )
 
 from glmc.errors import NonFiniteLoss
-from glmc.metrics import per_class, scores
+from glmc.metrics import per_class, reliability, scores
 from glmc.runs.tally import Tally
 
 ORDER = ["top1", "top5", "balanced", "macro_f1", "worst_class", "many", "medium", "few", "ece", "nll"]
@@ -240,3 +240,22 @@ def test_updates_under_inference_mode_and_deterministic_algorithms():
     expected, same = tally(logits, labels)
     assert (confusion == expected).all()
     assert extras == same
+
+
+def test_the_calibration_error_is_that_of_the_definition():
+    random = np.random.default_rng(3)
+    confidence, right = random.uniform(0, 1, 1000), random.integers(0, 2, 1000)
+    confidence[:3] = 0, 1, 1 / 15
+    bins, error = reliability(confidence, right == 1)
+    slow = 0.0
+    for b in range(15):
+        inside = [i for i in range(1000) if b / 15 <= confidence[i] < (b + 1) / 15 or (b == 14 and confidence[i] == 1)]
+        assert bins[b, 0] == len(inside)
+        mean = math.fsum(confidence[i] for i in inside) / len(inside)
+        share = sum(right[i] for i in inside) / len(inside)
+        assert bins[b, 1:].tolist() == pytest.approx([mean, share])
+        slow += len(inside) * abs(mean - share) / 1000
+    assert error == pytest.approx(100 * slow)
+    bins, error = reliability(np.array([0.5]), np.array([True]))
+    assert error == pytest.approx(50)
+    assert np.isnan(bins[0, 1])

@@ -129,3 +129,23 @@ def per_class(confusion: NDArray[np.int64], counts: NDArray[np.int64], classes: 
         row |= {"precision": 100 * hits / predicted} if predicted else {}
         rows.append(row)
     return rows
+
+
+def reliability(confidence: NDArray[np.floating[Any]], right: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
+    """How far confidence can be believed. Guo et al., ICML 2017, arXiv:1706.04599, equations 2 to 5.
+
+    Args:
+        confidence: float [N] in [0, 1], probability of the predicted class.
+        right: bool [N], whether that is the true class.
+
+    Returns:
+        float64 [15, 3]: images, mean confidence and accuracy (both in [0, 1], NaN in an empty bin) of bins of equal
+        width, the lower border inside; and the expected calibration error in percent.
+    """
+    place = np.clip(np.digitize(confidence, np.linspace(0, 1, BINS + 1)) - 1, 0, BINS - 1)
+    images = np.bincount(place, minlength=BINS)
+    with np.errstate(invalid="ignore"):
+        sure = np.bincount(place, confidence, BINS) / images
+        accuracy = np.bincount(place, right, BINS) / images
+    error = 100 * float(np.nansum(images * np.abs(sure - accuracy))) / max(len(right), 1)
+    return np.stack([images, sure, accuracy], 1), error

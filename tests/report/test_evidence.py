@@ -1,6 +1,5 @@
 import csv
 import json
-import math
 
 import numpy as np
 import pytest
@@ -97,27 +96,6 @@ def test_few_files_whatever_the_number_of_classes(tmp_path):
     evidence.write(tmp_path, classes, true, predicted, np.ones(4000), picture, train, picture)
     assert len(called) <= 60
     assert len(list((tmp_path / "examples").iterdir())) <= 61
-
-
-def test_the_calibration_error_is_that_of_the_definition():
-    random = np.random.default_rng(3)
-    confidence, right = random.uniform(0, 1, 1000), random.integers(0, 2, 1000)
-    confidence[:3] = 0, 1, 1 / 15
-    found = evidence.Predictions(("",) * 1000, right, np.ones(1000, dtype=np.int64), confidence)
-    bins, error = evidence.reliability(found)
-    slow = 0.0
-    for b in range(15):
-        inside = [i for i in range(1000) if b / 15 <= confidence[i] < (b + 1) / 15 or (b == 14 and confidence[i] == 1)]
-        assert bins[b, 0] == len(inside)
-        mean = math.fsum(confidence[i] for i in inside) / len(inside)
-        share = sum(right[i] for i in inside) / len(inside)
-        assert bins[b, 1:].tolist() == pytest.approx([mean, share])
-        slow += len(inside) * abs(mean - share) / 1000
-    assert error == pytest.approx(100 * slow)
-    empty = evidence.Predictions(("a",), np.array([0]), np.array([0]), np.array([0.5]))
-    bins, error = evidence.reliability(empty)
-    assert error == pytest.approx(50)
-    assert np.isnan(bins[0, 1])
 
 
 def test_predictions_of_other_classes_are_refused(tmp_path):

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from glmc.metrics import BINS
+from glmc.metrics import reliability
 from glmc.random import Draws
 from glmc.runs.tally import Tally
 
@@ -137,10 +137,6 @@ def ece_by_chance(log_probabilities: Tensor) -> float:
 
     Labels are drawn from the probabilities (Bröcker and Smith, Weather and Forecasting 2007).
     """
-    confidence = log_probabilities.exp().amax(1).clamp(max=1 - 2**-24).numpy()
-    bins = (confidence * BINS).astype(np.int64)
-    draws, total = Draws(0, "ece"), 0.0
-    for _ in range(TRIALS):
-        gaps = (draws.uniform(len(confidence)) < confidence) - confidence
-        total += float(np.abs(np.bincount(bins, gaps, minlength=BINS)).sum())
-    return 100 * total / (TRIALS * len(confidence))
+    confidence, draws = log_probabilities.exp().amax(1).numpy(), Draws(0, "ece")
+    trials = [reliability(confidence, draws.uniform(len(confidence)) < confidence)[1] for _ in range(TRIALS)]
+    return float(np.mean(trials))

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glmc.errors import UserError
-from glmc.metrics import BINS
 
 Picture = Callable[[int], NDArray[np.uint8]]
 """Row -> uint8 [H, W, 1 or 3]; `array.__getitem__` of images in memory, or what decodes one file."""
@@ -200,20 +199,3 @@ def read_examples(run: Path) -> dict[str, list[dict[str, Any]]]:
             f"{file} cannot be read ({error}); delete the folder, or train again into an empty one."
         ) from None
     return chosen
-
-
-def reliability(predictions: Predictions) -> tuple[NDArray[np.float64], float]:
-    """How far confidence can be believed. Guo et al., ICML 2017, arXiv:1706.04599, equations 2 to 5.
-
-    Returns:
-        float64 [15, 3]: images, mean confidence and accuracy (both in [0, 1], NaN in an empty bin) of bins of equal
-        width, the lower border inside; and the expected calibration error in percent.
-    """
-    place = np.clip(np.digitize(predictions.confidence, np.linspace(0, 1, BINS + 1)) - 1, 0, BINS - 1)
-    right = predictions.true == predictions.predicted
-    images = np.bincount(place, minlength=BINS)
-    with np.errstate(invalid="ignore"):
-        confidence = np.bincount(place, predictions.confidence, BINS) / images
-        accuracy = np.bincount(place, right, BINS) / images
-    error = 100 * float(np.nansum(images * np.abs(confidence - accuracy))) / max(len(right), 1)
-    return np.stack([images, confidence, accuracy], 1), error

@@ -13,9 +13,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from glmc.metrics import BINS, GROUPS, METRICS
+from glmc.metrics import BINS, GROUPS, METRICS, reliability
 from glmc.report.drawing import COLOUR, DASHES, MARKERS, clean, curve, draw, legend, runs_of, short, whole_epochs
-from glmc.report.evidence import reliability
 from glmc.report.finished import Run
 
 NAMED = 20  # up to so many classes a figure carries their names and numbers
@@ -206,9 +205,10 @@ def shaded(strength: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def draw_reliability(run: Run, figure: Figure) -> bool:
     """Accuracy against confidence in bins, above how many images each bin holds."""
-    if run.predictions is None:
+    found = run.predictions
+    if found is None:
         return False
-    bins, error = reliability(run.predictions)
+    bins, error = reliability(found.confidence, found.true == found.predicted)
     images, confidence, accuracy = bins.T
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     above.plot([0, 100], [0, 100], color=COLOUR["muted"], linewidth=1.0, linestyle=DASHES[1], label="as it should be")

@@ -7,13 +7,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from glmc.errors import NonFiniteLoss
-from glmc.metrics import BINS
+from glmc.metrics import reliability
 
 
 class Tally:
     """What is counted while the test set goes by. Nothing reaches the host before `compute`.
 
-    Per image it keeps two numbers (confidence, right or wrong), never the logits.
+    Per image it keeps three numbers (true and predicted class, confidence), never the logits.
 
     Args:
         classes: C.
@@ -22,15 +22,14 @@ class Tally:
 
     def __init__(self, classes: int, device: torch.device | str) -> None:
         from torchmetrics.aggregation import MeanMetric
-        from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
+        from torchmetrics.classification import MulticlassAccuracy
 
         self.classes = classes
         # Not torchmetrics' confusion matrix: it counts with bincount, which makes a GPU wait, or, where deterministic
         # algorithms are asked for, with a [B, C * C] comparison.
         self.confusion = torch.zeros(classes * classes, dtype=torch.int64, device=device)
         self.nll = MeanMetric(nan_strategy="disable").to(device)
-        self.ece = MulticlassCalibrationError(classes, n_bins=BINS, norm="l1", validate_args=False).to(device)
-        self.answers: list[tuple[Tensor, Tensor]] = []  # confidence and predicted class, [B] each
+        self.seen: list[tuple[Tensor, Tensor, Tensor]] = []  # true and predicted class, confidence, [B] each
         self.top5 = None
         if classes > 5:
             self.top5 = MulticlassAccuracy(classes, top_k=5, average="micro", validate_args=False).to(device)
@@ -46,18 +45,18 @@ class Tally:
         cells = labels * self.classes + logits.argmax(1)
         self.confusion.index_add_(0, cells, torch.ones_like(cells))
         self.nll.update(F.cross_entropy(logits, labels, reduction="none"))
-        probabilities = logits.softmax(1)
-        confidence, predicted = probabilities.max(1)
-        self.answers.append((confidence, predicted))
-        # torchmetrics gives a confidence of exactly 1 a bin of its own; just below 1 it falls into the last of the 15.
-        self.ece.update(probabilities.clamp(max=1 - 2**-24), labels)
+        confidence, predicted = logits.softmax(1).max(1)
+        self.seen.append((labels, predicted, confidence))
         if self.top5 is not None:
             self.top5.update(logits, labels)
 
-    def predictions(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Predicted class int64 [N] and its probability float32 [N], in the order seen: one wait for the device."""
-        confidence, predicted = (torch.cat(parts).cpu().numpy() for parts in zip(*self.answers, strict=True))
-        return predicted, confidence
+    def predictions(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        """True and predicted class int64 [N], and the latter's probability float32 [N], in the order seen.
+
+        One wait for the device.
+        """
+        true, predicted, confidence = (torch.cat(batches).cpu().numpy() for batches in zip(*self.seen, strict=True))
+        return true, predicted, confidence
 
     def compute(self) -> tuple[NDArray[np.int64], dict[str, float]]:
         """Fetch the result: one wait for the device.
@@ -78,5 +77,6 @@ class Tally:
                 "the network's outputs for the evaluated images are not finite (NaN or infinity); "
                 "train with a smaller optim.lr or with optim.clip"
             )
+        true, predicted, confidence = self.predictions()
         extras = {} if self.top5 is None else {"top5": 100 * float(self.top5.compute())}
-        return confusion, extras | {"ece": 100 * float(self.ece.compute()), "nll": nll}
+        return confusion, extras | {"ece": reliability(confidence, true == predicted)[1], "nll": nll}

@@ -295,7 +295,7 @@ def leave_evidence(parts: Parts, run: Path, tally: Tally) -> None:
 
     of_train = decoded if isinstance(train.images, Paths) else train.images.__getitem__
     of_test = pixels(test).__getitem__
-    evidence.write(run, train.classes, test.labels, *tally.predictions(), of_test, train.labels, of_train)
+    evidence.write(run, train.classes, *tally.predictions(), of_test, train.labels, of_train)
 
 
 @contextlib.contextmanager
