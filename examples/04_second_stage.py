@@ -1,8 +1,8 @@
-"""A second stage on a network that glmc has not trained: repairs of its classifier, and cRT.
+"""A second stage on a network that glmc has not trained: adjustments of its classifier, and cRT.
 
     python examples/04_second_stage.py [--epochs 10]
 
-Any network that ends in a linear layer will do. The repairs (tau-normalisation, logit adjustment, MaxNorm) are
+Any network that ends in a linear layer will do. The adjustments (tau-normalisation, logit adjustment, MaxNorm) are
 functions of that layer's weights and take no time; cRT trains a new one on class-balanced batches.
 """
 

@@ -1,4 +1,4 @@
-"""Repairs of a classifier: formulas, limits, published values."""
+"""Post-hoc adjustments of a classifier: formulas, limits, published values."""
 
 import math
 

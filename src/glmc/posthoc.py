@@ -1,4 +1,4 @@
-"""Repairs of a trained classifier without training: functions of its weights."""
+"""Post-hoc adjustments of a trained classifier, without training: functions of its weights."""
 
 import torch
 from torch import Tensor

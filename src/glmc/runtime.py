@@ -136,7 +136,7 @@ def runs_that_fit(device: torch.device, memory: int) -> int:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be had on the device, or None where nobody tells."""
+    """Bytes that can still be had on the device, or None if unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type == "cpu" and sys.platform == "linux":
@@ -159,7 +159,7 @@ def _container_room() -> int:
 
 
 def room_for_images(device: torch.device) -> int | None:
-    """Bytes that are free for images where they will live, on the device and on the host; None where nobody tells."""
+    """Bytes that are free for images where they will live, on the device and on the host; None if unknown."""
     known = [free for free in (free_memory(device), free_memory(torch.device("cpu"))) if free is not None]
     return min(known, default=None)
 
@@ -195,7 +195,7 @@ def check_memory(
         device: where the run will be.
 
     Returns:
-        About how many bytes training will take beside the images; 0 where nobody tells how many are free.
+        About how many bytes training will take beside the images; 0 if it is unknown how many are free.
 
     Raises:
         UserError: the batch needs more than is free.
@@ -236,7 +236,7 @@ def check_memory(
 
 
 def environment(device: torch.device, precision: str, command: str) -> dict[str, object]:
-    """What a figure's circumstances are: versions, hardware, precision, command."""
+    """The circumstances of a result: versions, hardware, precision, command."""
     import numpy
     import timm
     import torchvision

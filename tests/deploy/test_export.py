@@ -1,4 +1,4 @@
-"""Runs written for other programs: what the files answer, what lies beside them, and what is refused."""
+"""Runs written for other programs: what the files predict, what lies beside them, and what is refused."""
 
 import json
 import re
@@ -65,7 +65,7 @@ def photo_run(home, *more):
     return run.train(recipe.load("digits_lt/ce", settings), home / "run", **QUIET)
 
 
-def right_answers(folder, images):
+def right_logits(folder, images):
     """Logits and probabilities of a run for stored squares (uint8 [N, side, side, ch]), written out."""
     point = trained_run.find_checkpoint(folder)
     trained = trained_run.load_trained(point, recipe.parse(point.state["recipe"]))
@@ -76,8 +76,8 @@ def right_answers(folder, images):
     with torch.no_grad():
         logits = trained.method.eval().predict(torch.tensor(pixels).float().permute(0, 3, 1, 2))
     settled = recipe.parse(point.state["recipe"])
-    answer = predict.answerer(point, settled, trained, None, False, lambda _: None)  # what `glmc predict` answers
-    return logits.numpy(), answer(torch.from_numpy(images)).exp().numpy()
+    predicted = predict.log_probabilities_of(point, settled, trained, None, False, lambda _: None)  # by `glmc predict`
+    return logits.numpy(), predicted(torch.from_numpy(images)).exp().numpy()
 
 
 def digits_test():
@@ -87,14 +87,14 @@ def digits_test():
     return split.images, split.labels
 
 
-def test_onnx_answers_as_the_run_does(digits, tmp_path):
+def test_onnx_predicts_as_the_run_does(digits, tmp_path):
     onnx, ort = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     folder = export(str(digits), "onnx", tmp_path / "out", quiet=True)
     images, labels = digits_test()
     session = ort.InferenceSession(folder / "model.onnx")
     for part in (slice(0, 1), slice(0, 37), slice(None)):
         logits, probabilities = session.run(["logits", "probabilities"], {"images": images[part]})
-        expected, shares = right_answers(digits, images[part])
+        expected, shares = right_logits(digits, images[part])
         assert np.abs(logits - expected).max() < 1e-4
         assert np.abs(probabilities - shares).max() < 1e-5
     own = json.loads((digits / "result.json").read_text())
@@ -118,13 +118,13 @@ def test_onnx_answers_as_the_run_does(digits, tmp_path):
     assert about["answering_parameters"] < about["parameters"] == own["parameters"]
 
 
-def test_torch_export_answers_as_the_run_does_without_what_only_training_needs(digits, tmp_path):
+def test_torch_export_predicts_as_the_run_does_without_what_only_training_needs(digits, tmp_path):
     folder = export(str(digits), "torch-export", tmp_path / "out", quiet=True)
     program = torch.export.load(folder / "model.pt2")
     images, _ = digits_test()
     for part in (slice(0, 1), slice(0, 37)):
         logits, probabilities = program.module()(torch.from_numpy(images[part]))
-        expected, shares = right_answers(digits, images[part])
+        expected, shares = right_logits(digits, images[part])
         assert np.abs(logits.numpy() - expected).max() < 1e-4
         assert np.abs(probabilities.numpy() - shares).max() < 1e-5
     names = set(program.state_dict)
@@ -152,7 +152,7 @@ def test_timm_reads_the_folder_as_its_own(photos, tmp_path):
     pixels = (images[:, 4:36, 4:36] / 255 - np.array(wanted["mean"])) / np.array(wanted["std"])
     with torch.no_grad():
         logits = model(torch.tensor(pixels).float().permute(0, 3, 1, 2))
-    assert np.abs(logits.numpy() - right_answers(photos, images)[0]).max() < 1e-4
+    assert np.abs(logits.numpy() - right_logits(photos, images)[0]).max() < 1e-4
 
 
 CARDS = [("digits", "safetensors"), ("published_photos", "safetensors"), ("published_photos", "timm")]
@@ -176,7 +176,7 @@ def test_the_lines_on_the_card_run_and_are_right(name, kind, request, tmp_path, 
     about = json.loads((out / "glmc.json").read_text())
     reading = [about["preprocessing"][key] for key in ("size", "channels", "resize", "exif")]
     assert reading[2:] == (["short_side", False] if name == "published_photos" else ["square", True])
-    _, shares = right_answers(folder, decode.decode_image(out / "photo.jpg", *reading)[None])
+    _, shares = right_logits(folder, decode.decode_image(out / "photo.jpg", *reading)[None])
     assert label == about["classes"][shares[0].argmax()]
     assert float(share) == pytest.approx(shares[0].max(), abs=1e-4)
 
@@ -216,8 +216,8 @@ def test_without_the_images_it_compares_on_random_pixels_and_says_so(photos, tmp
     assert "compared on random pixels, as there are no images: data.root=" in capsys.readouterr().out
 
 
-def test_what_answers_otherwise_is_not_kept(photos, tmp_path, monkeypatch):
-    """A method whose answer is more than its linear head."""
+def test_what_predicts_otherwise_is_not_kept(photos, tmp_path, monkeypatch):
+    """A method whose prediction is more than its linear head."""
     (tmp_path / "louder.py").write_text(
         "from glmc.methods.supervised import Supervised\n"
         "class Louder(Supervised):\n"
@@ -231,7 +231,7 @@ def test_what_answers_otherwise_is_not_kept(photos, tmp_path, monkeypatch):
         tmp_path / "run" / "checkpoints", 1, {"weights": point.tensors("weights")}, {**point.state, "recipe": text}
     )
     with pytest.raises(
-        UserError, match=r"the safetensors file does not answer as the network does on 9 of its test images"
+        UserError, match=r"the safetensors file does not predict as the network does on 9 of its test images"
     ):
         export(str(tmp_path / "run"), "safetensors", None, quiet=True)
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["checkpoints"]
@@ -255,7 +255,7 @@ def test_a_difference_is_seen_in_every_image(wrong):
         return np.where((batch.ravel() == 33)[:, None], wrong(right(batch)), right(batch))
 
     assert compare(right, lambda batch: right(batch) + 5e-5, images, "it", "them") == pytest.approx(5e-5)
-    with pytest.raises(UserError, match="it does not answer as the network does on them"):
+    with pytest.raises(UserError, match="it does not predict as the network does on them"):
         compare(right, nearly, images, "it", "them")
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from glmc import recipe
 from glmc.errors import UserError
 from glmc.inference.calibrate import assumed_prior, calibrate
-from glmc.inference.temperature import class_shares, crossfit, ece_by_chance, figures, fit, reweighted
+from glmc.inference.temperature import class_shares, crossfit, ece_by_chance, fit, metrics_of, reweighted
 from glmc.runs import checkpoint, folder
 from glmc.runs import trained as trained_run
 from glmc.runs.trained import load_trained
@@ -161,7 +161,7 @@ def test_the_error_of_the_temperature_is_about_its_spread_over_data_sets():
 
 def test_chance_alone_makes_the_ece_that_right_probabilities_show():
     logits, _ = world([1 / 3] * 3, 60)
-    draws = [figures(*world([1 / 3] * 3, 60, seed=seed))["ece"] for seed in range(60)]
+    draws = [metrics_of(*world([1 / 3] * 3, 60, seed=seed))["ece"] for seed in range(60)]
     assert ece_by_chance(logits.log_softmax(1)) == pytest.approx(np.mean(draws), rel=0.25)
     many = ece_by_chance(logits.log_softmax(1).repeat(50, 1))
     assert many < 0.3 * ece_by_chance(logits.log_softmax(1))
@@ -212,7 +212,7 @@ def test_given_images_are_a_folder_or_a_list_and_some_classes_may_be_absent(own,
     assert "1 classes have no image here" in capsys.readouterr().out
 
 
-def test_a_repaired_classifier_is_taken_to_answer_for_equal_frequencies(trained, tmp_path):
+def test_an_adjusted_classifier_is_taken_to_assume_equal_frequencies(trained, tmp_path):
     out = finetune.finetune(trained, "tau_norm", (), tmp_path / "second", **QUIET)
     point = trained_run.find_checkpoint(out)
     assumed, prior = assumed_prior(point, load_trained(point, folder.recipe_of(out)))
@@ -221,7 +221,7 @@ def test_a_repaired_classifier_is_taken_to_answer_for_equal_frequencies(trained,
     assert calibrate(out, quiet=True)["assumed_prior"] == "uniform"
 
 
-def test_a_method_says_what_it_answers_for(trained):
+def test_a_method_says_which_frequencies_it_assumes(trained):
     point = trained_run.find_checkpoint(trained)
     loaded = load_trained(point, folder.recipe_of(trained))
     assert assumed_prior(point, loaded)[0] == "training"
@@ -260,13 +260,13 @@ def test_bad_images_are_refused_in_a_sentence(trained, photos, tmp_path):
         calibrate(trained, images=tmp_path / "more.txt", quiet=True)
 
 
-def test_other_training_images_and_overrides_that_change_the_answers_are_refused(own, photos, tmp_path):
+def test_other_training_images_and_overrides_that_change_the_predictions_are_refused(own, photos, tmp_path):
     moved = Path(shutil.copytree(photos, tmp_path / "moved"))
     assert calibrate(own, (f"data.root={moved}",), quiet=True)["images"] == 18
     write_digits(moved / "train", range(100, 104), ["three"])
     with pytest.raises(UserError, match=r"not the images that .* was trained on"):
         calibrate(own, (f"data.root={moved}",), quiet=True)
-    with pytest.raises(UserError, match=r"data.val_fraction=0.5: a run answers as it was trained to"):
+    with pytest.raises(UserError, match=r"data.val_fraction=0.5: a run predicts as it was trained to"):
         calibrate(own, ("data.val_fraction=0.5",), quiet=True)
 
 

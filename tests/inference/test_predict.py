@@ -245,9 +245,7 @@ def test_words_with_a_dotted_key_are_values_unless_a_file_has_the_name(tmp_path,
 # --- class frequencies ------------------------------------------------------------------------------------------------
 
 
-def test_without_a_calibration_frequencies_are_reweighted_from_those_the_method_answers_for(
-    trained, folder, said, capsys
-):
+def test_without_a_calibration_frequencies_are_reweighted_from_those_the_method_assumes(trained, folder, said, capsys):
     plain = said(trained, ["a.png", "b.png"])
     same = said(trained, ["a.png", "b.png"], prior="training")
     for before, after in zip(plain, same, strict=True):
@@ -257,7 +255,7 @@ def test_without_a_calibration_frequencies_are_reweighted_from_those_the_method_
     shown = capsys.readouterr()
     odds = np.array(probabilities(plain[0])) * [1, 3, 0] / [40, 24, 8]
     assert probabilities(json.loads(shown.out)) == pytest.approx((odds / odds.sum()).tolist(), abs=1e-4)
-    assert "probabilities for the frequencies in world.csv of classes, if the run answers for the training" in shown.err
+    assert "probabilities for the frequencies in world.csv of classes, if the run assumes the training" in shown.err
 
 
 def test_a_calibration_is_used_and_said_and_gives_what_it_promised(own, photos, folder, said, capsys):
@@ -320,6 +318,6 @@ def test_frequencies_come_from_words_or_files(tmp_path):
         read_prior("unifrom", classes, counts)
 
 
-def test_values_that_change_the_answers_are_refused(trained, folder):
-    with pytest.raises(UserError, match=r"data.size=4: a run answers as it was trained to; only .*eval.batch_size"):
+def test_values_that_change_the_predictions_are_refused(trained, folder):
+    with pytest.raises(UserError, match=r"data.size=4: a run predicts as it was trained to; only .*eval.batch_size"):
         predict(trained, ["a.png"], ("data.size=4",))

@@ -271,7 +271,7 @@ def test_a_run_without_predictions_has_no_reliability_and_no_pictures(tmp_path):
     assert "Worst classes of the tail" in seen.all
 
 
-def test_a_repaired_classifier_has_a_page_without_epochs(tmp_path):
+def test_an_adjusted_classifier_has_a_page_without_epochs(tmp_path):
     stage1 = {"recipe": "digits_lt/ce", "last": {"top1": 61.25, "few": 3.5}}
     run = digits(tmp_path / "run", stage2="tau_norm", stage1=stage1, settings={"tau": 1.0})
     result = json.loads((run / "result.json").read_text())
@@ -279,7 +279,7 @@ def test_a_repaired_classifier_has_a_page_without_epochs(tmp_path):
     (run / "result.json").write_text(json.dumps(result))
     (run / "metrics.jsonl").unlink()
     text = Text(page(run)).all
-    assert "repaired without training" in text
+    assert "adjusted without training" in text
     assert "Stage 1 digits_lt/ce, last epoch, before the second stage" in text
     assert "61.2" in text
     assert "How it learnt" not in text

@@ -15,7 +15,7 @@ from glmc.methods.glmc import GLMC
 from glmc.methods.supervised import Supervised
 from glmc.models import Backbone
 from glmc.models.cifar_resnet import CifarResNet
-from glmc.runs.trained import answering, evaluate
+from glmc.runs.trained import evaluate, logits_of
 from glmc.train.engine import Meter, State, fit, refuse_non_finite, training_step
 
 CPU = torch.device("cpu")
@@ -124,7 +124,7 @@ def test_evaluation_counts_every_image_whatever_the_batch():
     view = View([], (0.5,) * 3, (0.25,) * 3, CPU)
     method.train()
     one, many = (
-        evaluate(method, answering(method, view, precision="float32"), images, labels, batch_size=size).compute()
+        evaluate(method, logits_of(method, view, precision="float32"), images, labels, batch_size=size).compute()
         for size in (46, 7)
     )
     assert (one[0] == many[0]).all()
@@ -139,7 +139,7 @@ def test_flip_tta_averages_probabilities():
     method, _, _ = parts(Supervised)
     images, labels = torch.from_numpy(IMAGES), torch.from_numpy(LABELS)
     view = View([], (0.5,) * 3, (0.25,) * 3, CPU)
-    answer = answering(method, view, precision="float32", flip=True)
+    answer = logits_of(method, view, precision="float32", flip=True)
     _, extras = evaluate(method, answer, images, labels, batch_size=50).compute()
     with torch.inference_mode():
         method.eval()

@@ -42,7 +42,7 @@ def test_every_stage_leaves_a_run_folder_that_names_both_stages(stage, first, tm
     assert again["flip_tta"]["top1"] == two["flip_tta"]["top1"]
 
 
-def test_a_repair_that_changes_nothing_gives_the_figures_of_stage_one(first, tmp_path):
+def test_an_adjustment_that_changes_nothing_gives_the_metrics_of_stage_one(first, tmp_path):
     out = finetune(first, "logit_adjustment", ("tau=0",), tmp_path / "second", **QUIET)
     one, two = (json.loads((folder / "result.json").read_text()) for folder in (first, out))
     assert two["last"] == pytest.approx(one["last"])
@@ -107,7 +107,7 @@ def test_a_second_stage_needs_a_parent(tmp_path):
 
 
 def test_stages_stack_and_the_result_outlives_its_parent(first, tmp_path):
-    """LWS, then a repair of it: the scales are part of the classifier that is repaired."""
+    """LWS, then an adjustment of it: the scales are part of the classifier that is adjusted."""
     second = finetune(first, "lws", ("train.epochs=1",), tmp_path / "second", **QUIET)
     third = finetune(second, "tau_norm", ("data.cache=false",), tmp_path / "third", **QUIET)
     result = json.loads((third / "result.json").read_text())

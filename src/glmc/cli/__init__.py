@@ -1,6 +1,6 @@
 """The command line. Torch is imported inside the commands that need it, so that help and mistakes answer at once.
 
-`training` holds the commands that train and judge, `looking` those that show what there is, `using` those that put a
+`training` holds the commands that train and evaluate, `looking` those that show what there is, `using` those that put a
 trained network to use.
 """
 

@@ -54,7 +54,7 @@ def train(
         print(f"{advice.command(name, choice.overrides)}: {'; '.join(choice.why)}", file=sys.stderr)
     wanted = recipe.load(name or "digits_lt/glmc", overrides)
     if recipe.changed(overrides):
-        wanted = wanted.override("expect=null", "published=null")  # figures of another recipe from here on
+        wanted = wanted.override("expect=null", "published=null")  # results of another recipe from here on
     if seeds is None:
         if together is not None:
             raise UserError("--together is for several runs: add --seeds, e.g. --seeds 0,1,2")
@@ -78,7 +78,7 @@ def finetune(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Carry out a second stage on a trained run: its classifier trained once more, or repaired."""
+    """Carry out a second stage on a trained run: its classifier trained once more, or adjusted."""
     command = "glmc " + " ".join(map(shlex.quote, sys.argv[1:]))
     from glmc.deploy import hub
     from glmc.train import stages

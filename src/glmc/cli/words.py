@@ -28,7 +28,7 @@ def split_words(words: list[str] | None) -> tuple[str | None, tuple[str, ...]]:
 def parse_seeds(text: str) -> list[int]:
     """Different whole numbers between commas."""
     try:
-        numbers = [int(part) for part in text.split(",")]
+        numbers = [int(number) for number in text.split(",")]
     except ValueError:
         numbers = []
     if not numbers or len(set(numbers)) < len(numbers):

@@ -11,7 +11,7 @@ from glmc.metrics import MAIN, METRICS, Few, group_rules, groups
 from glmc.models import SMALL_IMAGE
 from glmc.runs.result import Result
 
-FIGURES = {  # key of result.json -> its honest name
+SCORES = {  # key of result.json -> its honest name
     "last": "last epoch",
     "flip_tta": "last epoch, averaged with mirrored images",
     "selected_on_val": "epoch selected on validation images",
@@ -29,14 +29,14 @@ def render(about: Mapping[str, Any], recipe: str, kind: str, *, few: Few, result
         recipe: YAML, without paths of this machine.
         kind: "run", or a format of `glmc export`.
         few: border of the few-shot group.
-        result: of the weights; none where there are no figures.
+        result: of the weights; none without a finished run.
         words: `name` of the repository of a run; `compared`, what the file was compared on.
     """
     counts, rows = np.array(about["counts"]), result.per_class if result else []
     members, rules = groups(counts, few), group_rules(few)
     smallest = sorted(np.flatnonzero(members["few"]), key=lambda c: counts[c])
     table = [few_row(about, rows, int(c)) for c in smallest]
-    present = [key for key in COLUMNS if any(key in about["figures"].get(name, {}) for name in FIGURES)]
+    present = [key for key in COLUMNS if any(key in about["figures"].get(name, {}) for name in SCORES)]
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
@@ -50,9 +50,9 @@ def render(about: Mapping[str, Any], recipe: str, kind: str, *, few: Few, result
         architecture=about["network"].partition(".")[0],
         groups=[{"name": name, "rule": rule, "classes": int(members[name].sum())} for name, rule in rules.items()],
         columns=[METRICS[key].word for key in present],
-        figures=[
+        scores=[
             {"name": title(name, about["figures"][name]), "values": [cell(about["figures"][name], k) for k in present]}
-            for name in FIGURES
+            for name in SCORES
             if name in about["figures"]
         ],
         few=table,
@@ -65,7 +65,7 @@ def render(about: Mapping[str, Any], recipe: str, kind: str, *, few: Few, result
 
 
 def few_row(about: Mapping[str, Any], rows: list[dict[str, Any]], c: int) -> dict[str, Any]:
-    """Name, training and test images and recall of a class; the recall is None where there are no figures."""
+    """Name, training and test images and recall of a class; the recall is None without a result."""
     row = {"name": escape(about["classes"][c]), "train": about["counts"][c], "test": 0, "recall": None}
     if rows:
         row |= {"test": rows[c]["test"], "recall": cell(rows[c], "recall")}
@@ -73,12 +73,12 @@ def few_row(about: Mapping[str, Any], rows: list[dict[str, Any]], c: int) -> dic
 
 
 def title(name: str, scores: Mapping[str, Any]) -> str:
-    """The name of a row of figures, with its epoch where it is not the last."""
-    return FIGURES[name] + (f" (epoch {scores['epoch']})" if "epoch" in scores else "")
+    """The name of a row of scores, with its epoch where it is not the last."""
+    return SCORES[name] + (f" (epoch {scores['epoch']})" if "epoch" in scores else "")
 
 
 def cell(scores: Mapping[str, Any], key: str) -> str:
-    """A figure with one digit, or nothing."""
+    """A score with one digit, or nothing."""
     return f"{scores[key]:.1f}" if key in scores else ""
 
 

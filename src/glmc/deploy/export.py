@@ -22,10 +22,10 @@ from glmc.data.prepare import decoded, find, pixels
 from glmc.deploy import card, hub
 from glmc.deploy.formats import (
     FILES,
-    Answer,
     Deployed,
-    answer_of,
+    Logits,
     answering_parameters,
+    logits_of,
     need_onnx,
     write_onnx,
     write_timm,
@@ -71,7 +71,7 @@ def export(reference: str, kind: str, out: Path | None, *, quiet: bool = False) 
 
     Raises:
         UserError: nothing to export there, the folder is not empty, a package is missing, the network does not go with
-            the format, or the file answers otherwise than the network; nothing is kept then.
+            the format, or the file gives other logits than the network; nothing is kept then.
     """
     if kind not in FORMATS:
         raise UserError(f"--format {kind}: choose one of {', '.join(FORMATS)}, published")
@@ -91,11 +91,11 @@ def export(reference: str, kind: str, out: Path | None, *, quiet: bool = False) 
         folder = Path(work) / target.name
         folder.mkdir()
         screen.say(f"writing {opened.recipe.model.name} as {kind}")
-        answer = write(folder, kind, opened, torch.from_numpy(images[:1]))
-        worst = compare(answer_of(opened.model), answer, images, f"the {kind} file", what)
+        logits = write(folder, kind, opened, torch.from_numpy(images[:1]))
+        worst = compare(logits_of(opened.model), logits, images, f"the {kind} file", what)
         document(folder, kind, opened, what, worst)
         os.rename(folder, target)
-    screen.say(f"{target}: same answers as the network on {what}, logits within {worst:.1e}")
+    screen.say(f"{target}: same classes as the network on {what}, logits within {worst:.1e}")
     return target
 
 
@@ -131,7 +131,7 @@ def open_run(run: Path, screen: Screen) -> Opened:
         "preprocessing": preprocessing(recipe.data, view.side(stored)),
         **calibration,
         "precision": recipe.train.precision,
-        "figures": {name: scores[name] for name in card.FIGURES if name in scores},
+        "figures": {name: scores[name] for name in card.SCORES if name in scores},
         "weights_sha256": fingerprint,
         "versions": versions(),
     }
@@ -233,8 +233,8 @@ def sample_images(recipe: Recipe) -> tuple[NDArray[np.uint8], str, str]:
         )
 
 
-def write(folder: Path, kind: str, opened: Opened, image: torch.Tensor) -> Answer:
-    """Write the network into a folder in one of `FORMATS`; returns what the file answers."""
+def write(folder: Path, kind: str, opened: Opened, image: torch.Tensor) -> Logits:
+    """Write the network into a folder in one of `FORMATS`; returns what computes its logits."""
     file, name, channels = folder / FILES[kind], opened.recipe.model.name, opened.recipe.data.channels or 3
     if kind == "onnx":
         return write_onnx(file, opened.model, image, opened.about)
@@ -245,11 +245,11 @@ def write(folder: Path, kind: str, opened: Opened, image: torch.Tensor) -> Answe
     return write_weights(file, opened.model, name, channels, opened.about)
 
 
-def compare(source: Answer, answer: Answer, images: NDArray[np.uint8], file: str, what: str) -> float:
+def compare(source: Logits, exported: Logits, images: NDArray[np.uint8], file: str, what: str) -> float:
     """The largest difference between the logits of the network and of the file.
 
     Args:
-        source, answer: the network's and the file's.
+        source, exported: the network's and the file's.
         images: uint8 [n, size, size, ch], n >= 1.
         file, what: names of the file and of the images, for the error.
 
@@ -258,13 +258,13 @@ def compare(source: Answer, answer: Answer, images: NDArray[np.uint8], file: str
     """
     worst, allowed, others = 0.0, 0.0, 0
     for batch in (images[:1], *(images[start : start + BATCH] for start in range(1, len(images), BATCH))):
-        right, found = source(batch), answer(np.ascontiguousarray(batch))
+        right, found = source(batch), exported(np.ascontiguousarray(batch))
         worst = max(worst, float(np.abs(right - found).max())) if np.isfinite(found).all() else math.inf
         allowed = max(allowed, TOLERANCE * max(1.0, float(np.abs(right).max())))
         others += int((right.argmax(1) != found.argmax(1)).sum())
     if worst > allowed or others:
         raise UserError(
-            f"{file} does not answer as the network does on {what}: logits differ by up to {worst:.1e} (at most "
+            f"{file} does not predict as the network does on {what}: logits differ by up to {worst:.1e} (at most "
             f"{allowed:.1e} are allowed), and {others} get another class; nothing was kept, try another --format"
         )
     return worst

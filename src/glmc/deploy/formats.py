@@ -30,18 +30,18 @@ ONNX_LIMIT = 2**31  # bytes that one file of this format may have
 FILES = {"onnx": "model.onnx", "torch-export": "model.pt2", "safetensors": "model.safetensors"}
 FILES["timm"] = FILES["safetensors"]
 
-Answer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # uint8 [N, side, side, ch] -> logits float32 [N, C]
+Logits = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # uint8 [N, side, side, ch] -> logits float32 [N, C]
 
 
 class Deployed(nn.Module):
-    """Stored squares in, answers out: crop, normalisation, network and softmax.
+    """Stored squares in, logits and probabilities out: crop, normalisation, network and softmax.
 
     Args:
         method: on the CPU; copied.
         side: of the centre crop in pixels.
         mean, std: per channel, in fractions of the full range.
         temperature: > 0, divides the logits before the softmax; see `glmc.inference.temperature`.
-        offsets: [C], added to them then: logarithms of class frequencies asked for over those answered for.
+        offsets: [C], added to them then: logarithms of class frequencies asked for over those assumed.
 
     Shape:
         images         uint8 [N, H, W, ch]  H = W >= side
@@ -83,15 +83,15 @@ class Deployed(nn.Module):
         return logits, (logits / self.temperature + self.offsets).softmax(1)
 
 
-def answer_of(model: nn.Module) -> Answer:
+def logits_of(model: nn.Module) -> Logits:
     """The logits of a `Deployed`, or of a program that was made of it, from array to array."""
 
     @torch.no_grad()
-    def answer(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def compute(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         logits: Tensor = model(torch.from_numpy(images))[0]
         return logits.numpy()
 
-    return answer
+    return compute
 
 
 def answering_parameters(model: Deployed, image: Tensor) -> int:
@@ -127,8 +127,8 @@ def program_of(model: Deployed, image: Tensor) -> torch.export.ExportedProgram:
     return program
 
 
-def write_torch_export(file: Path, model: Deployed, image: Tensor) -> Answer:
-    """Write the graph as torch.export does, without what only training needs; returns what the file answers.
+def write_torch_export(file: Path, model: Deployed, image: Tensor) -> Logits:
+    """Write the graph as torch.export does, without what only training needs; returns what computes its logits.
 
     Raises:
         UserError: the network has no graph.
@@ -143,11 +143,11 @@ def write_torch_export(file: Path, model: Deployed, image: Tensor) -> Answer:
             setattr(lean.get_submodule(owner), leaf, None)
     with calm():
         torch.export.save(program_of(lean, image), file)
-        return answer_of(torch.export.load(file).module())
+        return logits_of(torch.export.load(file).module())
 
 
-def write_onnx(file: Path, model: Deployed, image: Tensor, about: Mapping[str, Any]) -> Answer:
-    """Write the graph as ONNX, everything in one file; returns what onnxruntime answers with it.
+def write_onnx(file: Path, model: Deployed, image: Tensor, about: Mapping[str, Any]) -> Logits:
+    """Write the graph as ONNX, everything in one file; returns what computes its logits with onnxruntime.
 
     Args:
         file: to write.
@@ -215,8 +215,8 @@ def calm() -> Iterator[None]:
 # ----------------------------------------------------------------------------------------------------------- weights
 
 
-def write_weights(file: Path, model: Deployed, name: str, channels: int, about: Mapping[str, Any]) -> Answer:
-    """Write backbone and classifier as safetensors; returns what a network answers that has loaded the file.
+def write_weights(file: Path, model: Deployed, name: str, channels: int, about: Mapping[str, Any]) -> Logits:
+    """Write backbone and classifier as safetensors; returns what computes the logits of a network with these.
 
     Args:
         file: to write.
@@ -227,7 +227,7 @@ def write_weights(file: Path, model: Deployed, name: str, channels: int, about: 
         about: goes into the header as JSON.
 
     Raises:
-        UserError: the answers do not come from one linear layer, or timm's classifier is another kind of layer.
+        UserError: the logits do not come from one linear layer, or timm's classifier is another kind of layer.
     """
     from safetensors.torch import load, save
 
@@ -236,15 +236,15 @@ def write_weights(file: Path, model: Deployed, name: str, channels: int, about: 
     tensors = {key.removeprefix(prefix): tensor.contiguous() for key, tensor in state.items()}
     file.write_bytes(save(tensors, metadata={"format": "pt", "glmc": json.dumps(about)}))
     for tensor in state.values():
-        tensor.zero_()  # so that whatever it answers with comes from the file
+        tensor.zero_()  # so that its logits come from the file
     network.load_state_dict({key if key in state else prefix + key: t for key, t in load(file.read_bytes()).items()})
     return after_pixels(model, network)
 
 
 def write_timm(
     folder: Path, model: Deployed, name: str, channels: int, stored: int, about: Mapping[str, Any]
-) -> Answer:
-    """Write weights and config.json as timm reads them; returns what `timm.create_model("local-dir:...")` answers.
+) -> Logits:
+    """Write weights and config.json as timm reads them; returns the logits of `timm.create_model("local-dir:...")`.
 
     Args:
         folder: to write into.
@@ -289,16 +289,16 @@ def write_timm(
     return after_pixels(model, timm.create_model(f"local-dir:{folder}", pretrained=True))
 
 
-def after_pixels(model: Deployed, network: nn.Module) -> Answer:
+def after_pixels(model: Deployed, network: nn.Module) -> Logits:
     """The logits, from stored squares, of a network that wants normalised pixels."""
     network.eval()
 
     @torch.no_grad()
-    def answer(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def compute(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         logits: Tensor = network(model.pixels(torch.from_numpy(images)))
         return logits.numpy()
 
-    return answer
+    return compute
 
 
 def plain_network(model: Deployed, name: str, channels: int) -> tuple[nn.Module, str]:

@@ -14,8 +14,8 @@ from glmc.screen import Screen
 def push(reference: str, name: str, *, private: bool = False, token: str | None = None, quiet: bool = False) -> str:
     """Upload a run and return the address of its repository.
 
-    What goes up is a run folder that every command takes as `hf:user/name`: the weights that answer, without the state
-    of the optimizer, and without paths of this machine.
+    What goes up is a run folder that every command takes as `hf:user/name`: the weights that are tested, without the
+    state of the optimizer, and without paths of this machine.
 
     Args:
         reference: run folder or one checkpoint.

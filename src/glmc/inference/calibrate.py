@@ -1,4 +1,4 @@
-"""`glmc calibrate RUN`: fit a temperature, and the class frequencies a network answers for, to held-out images.
+"""`glmc calibrate RUN`: fit a temperature, and the class frequencies that a network assumes, to held-out images.
 
 They are written into the run folder as calibration.json, where `glmc predict` finds them; see `temperature`.
 """
@@ -22,7 +22,7 @@ from glmc.metrics import METRICS
 from glmc.recipe import HARMLESS, Settled, parse_settled
 from glmc.runs import checkpoint
 from glmc.runs.files import write_atomic
-from glmc.runs.trained import Trained, answering, build_views, find_checkpoint, load_trained
+from glmc.runs.trained import Trained, build_views, find_checkpoint, load_trained, logits_of
 from glmc.screen import Screen
 
 FILE = "calibration.json"
@@ -65,7 +65,7 @@ def calibrate(
         raise UserError(f"{len(split)} {source} are too few to calibrate on: give at least {LEAST}, better {FEW}")
     split = decoded(split, "images", recipe.data, screen)
     assumed, prior = assumed_prior(point, trained)
-    logits = torch.from_numpy(logits_of(split, recipe, trained, screen))
+    logits = torch.from_numpy(logits_of_split(split, recipe, trained, screen))
     with screen.bar("calibrating", FOLDS + 1) as bar:
         fitted = crossfit(logits, torch.from_numpy(split.labels), torch.from_numpy(prior), bar.to)
     result: dict[str, Any] = {
@@ -94,7 +94,7 @@ def calibrate(
 
 
 def show(result: dict[str, Any], title: str, screen: Screen) -> None:
-    """The figures before and after in a table, and what is to be known about them."""
+    """The metrics before and after in a table, and what limits them."""
     screen.say(f"{title}: {result['images']} {result['source']}, re-weighted to their own class frequencies")
     table = Table()
     table.add_column("")
@@ -108,12 +108,12 @@ def show(result: dict[str, Any], title: str, screen: Screen) -> None:
     assumed, imbalance = PRIORS[result["assumed_prior"]], result["imbalance"]
     screen.say(f"temperature {result['temperature']:.3f} ± {result['temperature_se']:.3f} (standard error)")
     screen.say(
-        f"the run answers as if its most frequent class came {imbalance['fitted']:.1f} times as often as its rarest; "
-        f"{assumed}, which its method is meant to answer for, would make that {imbalance['assumed']:.1f}"
+        f"the run predicts as if its most frequent class came {imbalance['fitted']:.1f} times as often as its rarest; "
+        f"{assumed}, which its method is meant to assume, would make that {imbalance['assumed']:.1f}"
     )
     lacking = result["classes_without_images"]
     if lacking:
-        screen.say(f"{lacking} classes have no image here: for them the run is taken to answer for {assumed}")
+        screen.say(f"{lacking} classes have no image here: for them the run is taken to assume {assumed}")
     if result["images"] < FEW:
         screen.say(
             f"{result['images']} images are few: temperature and ECE may well come out differently on others; give "
@@ -127,7 +127,7 @@ class Calibration(NamedTuple):
     """What `predict` needs of calibration.json."""
 
     temperature: float
-    prior: NDArray[np.float64]  # [C], sums to 1: the class frequencies that the network answers for
+    prior: NDArray[np.float64]  # [C], sums to 1: the class frequencies that the network assumes
     source: str  # number and kind of images
     file: Path
 
@@ -167,35 +167,35 @@ def recipe_of(point: checkpoint.Checkpoint, overrides: Sequence[str]) -> Settled
     """The recipe of a checkpoint, where and how fast it computes perhaps changed.
 
     Raises:
-        UserError: an override would change the answers.
+        UserError: an override would change the predictions.
     """
     for assignment in overrides:
         if assignment.partition("=")[0] not in CHANGEABLE:
             raise UserError(
-                f"{assignment}: a run answers as it was trained to; only {', '.join(CHANGEABLE)} may change"
+                f"{assignment}: a run predicts as it was trained to; only {', '.join(CHANGEABLE)} may change"
             )
     return parse_settled(point.state["recipe"], overrides)
 
 
 def assumed_prior(point: checkpoint.Checkpoint, trained: Trained) -> tuple[str, NDArray[np.float64]]:
-    """What a run answers for as far as its method tells: a key of `PRIORS`, and the class frequencies, float64 [C]."""
+    """What a run assumes, according to its method: a key of `PRIORS`, and the class frequencies, float64 [C]."""
     assumed = "uniform" if "repair" in point.state else trained.method.prior
     weights = trained.counts if assumed == "training" else np.ones(len(trained.counts))
     return assumed, weights / weights.sum()
 
 
 @torch.inference_mode()
-def logits_of(split: Split, recipe: Settled, trained: Trained, screen: Screen) -> NDArray[np.float64]:
-    """float64 [N, C]: the answers to a decoded split, single view."""
+def logits_of_split(split: Split, recipe: Settled, trained: Trained, screen: Screen) -> NDArray[np.float64]:
+    """float64 [N, C]: the logits of a decoded split, single view."""
     device = next(trained.method.parameters()).device
     (view,) = build_views(recipe, ("test",), device)
-    answer = answering(trained.method, view, precision=recipe.train.precision)
+    logits = logits_of(trained.method, view, precision=recipe.train.precision)
     trained.method.eval()
     images = torch.from_numpy(pixels(split))
     found = np.empty((len(images), len(trained.classes)))
-    with screen.bar("answering", len(images)) as bar:
+    with screen.bar("predicting", len(images)) as bar:
         for start in range(0, len(images), recipe.eval.batch_size):
-            part = images[start : start + recipe.eval.batch_size]
-            found[start : start + len(part)] = answer(part.to(device)).double().cpu().numpy()
-            bar.to(start + len(part))
+            batch = images[start : start + recipe.eval.batch_size]
+            found[start : start + len(batch)] = logits(batch.to(device)).double().cpu().numpy()
+            bar.to(start + len(batch))
     return found

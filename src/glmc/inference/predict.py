@@ -1,6 +1,6 @@
 """`glmc predict RUN PATHS...`: the classes of image files, with probabilities for a known or an assumed world.
 
-Answers go to stdout or into a CSV file; what is said about them, progress, and files that cannot be read, to stderr.
+Predictions go to stdout or into a CSV file; remarks on them, progress, and files that cannot be read, to stderr.
 """
 
 import csv
@@ -31,7 +31,7 @@ from glmc.inference.temperature import reweighted
 from glmc.recipe import Settled
 from glmc.runs import checkpoint
 from glmc.runs.files import write_atomic
-from glmc.runs.trained import Trained, answering, build_views, find_checkpoint, load_trained
+from glmc.runs.trained import Trained, build_views, find_checkpoint, load_trained, logits_of
 from glmc.screen import Screen
 
 Decoded = tuple[str, "Future[NDArray[np.uint8]]"]
@@ -72,7 +72,7 @@ def predict(
             sorted, filtered and joined by file as it is.
         as_json: print an object on each line instead, as soon as it is known.
         prior: class frequencies where the images come from: "training", "uniform" or a file of `class,count` lines;
-            none takes those that the run's method is meant to answer for, if the run is calibrated, and leaves the
+            none takes those that the run's method is meant to assume, if the run is calibrated, and leaves the
             probabilities as they are, if not.
         flip: average the probabilities of each image and its mirror image.
 
@@ -90,11 +90,11 @@ def predict(
         screen.say(remark)
     recipe = recipe_of(point, overrides)
     trained = load_trained(point, recipe)
-    answer = answerer(point, recipe, trained, prior, flip, screen.say)
+    log_probabilities = log_probabilities_of(point, recipe, trained, prior, flip, screen.say)
     asked, problems = find_images(paths)
     bar_hides = as_json and stdout.isatty()  # lines and a bar on one terminal would overwrite each other
     with (Screen(quiet=True) if bar_hides else screen).bar("predicting") as bar:
-        rows = predictions(asked, problems, recipe, answer, min(top, len(trained.classes)), bar.to)
+        rows = predictions(asked, problems, recipe, log_probabilities, min(top, len(trained.classes)), bar.to)
         if as_json:
             for path, prediction in rows:
                 stdout.write(as_line(path, prediction, trained.classes))
@@ -107,7 +107,7 @@ def predict(
     refuse(problems, len(set(asked)))
 
 
-def answerer(
+def log_probabilities_of(
     point: checkpoint.Checkpoint,
     recipe: Settled,
     trained: Trained,
@@ -118,11 +118,11 @@ def answerer(
     """What turns images (uint8 [B, side, side, ch]) into log-probabilities (float64 [B, C]), on the host.
 
     After `glmc calibrate`, its temperature is used, and the probabilities are for the class frequencies that the method
-    is meant to answer for, or for `prior`. Which they are is said.
+    is meant to assume, or for `prior`. Which they are is said.
     """
     device = next(trained.method.parameters()).device
     (view,) = build_views(recipe, ("test",), device)
-    logits_of = answering(trained.method, view, precision=recipe.train.precision, flip=flip)
+    logits = logits_of(trained.method, view, precision=recipe.train.precision, flip=flip)
     trained.method.eval()
     calibration = None
     if flip:
@@ -137,21 +137,21 @@ def answerer(
         temperature, source = calibration.temperature, calibration.prior
         say(f"calibrated on {calibration.source}, temperature {temperature:.3f}; probabilities for {world} of classes")
     elif prior is not None:
-        say(f"probabilities for {world} of classes, if the run answers for {PRIORS[assumed]}: see glmc calibrate")
+        say(f"probabilities for {world} of classes, if the run assumes {PRIORS[assumed]}: see glmc calibrate")
     weights = torch.from_numpy(source), torch.from_numpy(target)
 
     @torch.inference_mode()
-    def answer(images: Tensor) -> Tensor:
-        return reweighted(logits_of(images.to(device)).cpu().double(), temperature, *weights)
+    def compute(images: Tensor) -> Tensor:
+        return reweighted(logits(images.to(device)).cpu().double(), temperature, *weights)
 
-    return answer
+    return compute
 
 
 def predictions(
     asked: Sequence[str],
     problems: dict[str, str],
     recipe: Settled,
-    answer: Callable[[Tensor], Tensor],
+    log_probabilities: Callable[[Tensor], Tensor],
     top: int,
     progress: Progress,
 ) -> Iterator[tuple[str, Prediction]]:
@@ -163,7 +163,7 @@ def predictions(
         asked: paths.
         problems: what is wrong with some of them; files that turn out not to be readable join these.
         recipe: settled.
-        answer: as `answerer` gives it.
+        log_probabilities: as `log_probabilities_of` gives it.
         top: K.
         progress: called with (files done, files in all).
     """
@@ -173,7 +173,7 @@ def predictions(
     for batch in decoded_ahead(unique, recipe, min(recipe.eval.batch_size, len(unique))):
         images = readable(batch, problems)
         if images:
-            found |= predict_batch(images, answer, top)
+            found |= predict_batch(images, log_probabilities, top)
         done += len(batch)
         progress(done, len(unique))
         while told < len(asked) and (asked[told] in found or asked[told] in problems):
@@ -213,10 +213,10 @@ def readable(batch: Iterable[Decoded], problems: dict[str, str]) -> dict[str, ND
 
 
 def predict_batch(
-    images: dict[str, NDArray[np.uint8]], answer: Callable[[Tensor], Tensor], top: int
+    images: dict[str, NDArray[np.uint8]], log_probabilities: Callable[[Tensor], Tensor], top: int
 ) -> dict[str, Prediction]:
     """The `top` classes of each image (uint8 [side, side, ch])."""
-    probabilities, labels = answer(torch.from_numpy(np.stack(list(images.values())))).exp().topk(top, dim=1)
+    probabilities, labels = log_probabilities(torch.from_numpy(np.stack(list(images.values())))).exp().topk(top, dim=1)
     rows = zip(labels.numpy(), probabilities.numpy(), strict=True)
     return {path: Prediction(*row) for path, row in zip(images, rows, strict=True)}
 

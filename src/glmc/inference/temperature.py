@@ -1,4 +1,4 @@
-"""A temperature, and the class frequencies that a network answers for, fitted to its logits: functions of tensors.
+"""A temperature, and the class frequencies that a network assumes, fitted to its logits: functions of tensors.
 
 A network's probabilities are those of a world with certain class frequencies: the training ones after plain cross
 entropy, about equal ones behind a rebalanced loss. With its logits z, the frequencies p of that world and q of another,
@@ -33,16 +33,16 @@ class Fitted(NamedTuple):
 
     temperature: float  # > 0
     error: float  # standard error of the temperature
-    prior: Tensor  # float64 [C], sums to 1: the class frequencies that the network answers for
-    before: dict[str, float]  # `figures`
+    prior: Tensor  # float64 [C], sums to 1: the class frequencies that the network assumes
+    before: dict[str, float]  # `metrics_of`
     after: dict[str, float]
     ece_by_chance: float  # percent
 
 
 def crossfit(logits: Tensor, labels: Tensor, assumed: Tensor, progress: Callable[[int], None]) -> Fitted:
-    """Fit to all images, and judge by the images of each tenth, with what the other nine tenths give.
+    """Fit to all images, and evaluate on each tenth of them what is fitted to the other nine.
 
-    Both figures are for the class frequencies of these images: "before" with the assumed prior and no temperature.
+    Both are for the class frequencies of these images: "before" with the assumed prior and no temperature.
 
     Args:
         logits: float64 [N, C], N >= `FOLDS`.
@@ -67,8 +67,8 @@ def crossfit(logits: Tensor, labels: Tensor, assumed: Tensor, progress: Callable
         temperature=temperature,
         error=temperature * math.sqrt(spread),
         prior=prior,
-        before=figures(before, labels),
-        after=figures(after, labels),
+        before=metrics_of(before, labels),
+        after=metrics_of(after, labels),
         ece_by_chance=ece_by_chance(after),
     )
 
@@ -83,7 +83,7 @@ def fit(logits: Tensor, labels: Tensor, assumed: Tensor) -> tuple[float, Tensor]
     Args:
         logits: float64 [N, C].
         labels: int64 [N].
-        assumed: float64 [C], > 0, sums to 1: the class frequencies that the network is thought to answer for.
+        assumed: float64 [C], > 0, sums to 1: the class frequencies that the network is thought to assume.
 
     Returns:
         The temperature, and float64 [C] that sums to 1.
@@ -113,7 +113,7 @@ def reweighted(logits: Tensor, temperature: float, source: Tensor, target: Tenso
     Args:
         logits: float [B, C].
         temperature: > 0.
-        source: float [C], > 0, the frequencies that the logits answer for.
+        source: float [C], > 0, the frequencies that the logits assume.
         target: float [C], >= 0; a class of frequency 0 gets probability 0.
     """
     return (logits / temperature + (target.log() - source.log())).log_softmax(1)
@@ -124,7 +124,7 @@ def class_shares(labels: Tensor, classes: int) -> Tensor:
     return torch.bincount(labels, minlength=classes).double() / len(labels)
 
 
-def figures(logits: Tensor, labels: Tensor) -> dict[str, float]:
+def metrics_of(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """nll in nats, ece and top1 in percent, of logits (float [N, C]) and labels (int64 [N])."""
     tally = Tally(logits.shape[1], "cpu")
     tally.update(logits, labels)

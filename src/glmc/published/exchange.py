@@ -94,7 +94,7 @@ def export(run: Path, out: Path | None) -> Path:
         raise UserError(f"{run}: the published format holds GLMC only, and this is a run of {recipe.method.name}")
     if not recipe.method.params["rebalance"]:
         raise UserError(
-            f"{run}: it answers with the conventional classifier, and the published code reads the other one"
+            f"{run}: it predicts with the conventional classifier, and the published code reads the other one"
         )
     file = out or run / "published.pth.tar"
     if file.exists():

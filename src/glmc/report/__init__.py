@@ -127,12 +127,12 @@ def tail_classes(run: Run) -> list[dict[str, Any]]:
 def pictures(run: Run, names: Sequence[str]) -> list[dict[str, Any]]:
     """Thumbnails as data of the page itself; `exact` ones are shown with their pixels, not smoothed."""
     kinds = {".png": "image/png", ".jpg": "image/jpeg"}
-    answer = []
+    shown = []
     for name in names:
         file = run.folder / "examples" / Path(name).name
         data = f"data:{kinds[file.suffix]};base64,{base64.b64encode(file.read_bytes()).decode()}"
-        answer.append({"data": data, "exact": file.suffix == ".png", "name": file.stem.replace("-", " image, row ")})
-    return answer
+        shown.append({"data": data, "exact": file.suffix == ".png", "name": file.stem.replace("-", " image, row ")})
+    return shown
 
 
 def class_facts(run: Run, index: int) -> dict[str, Any]:
@@ -162,10 +162,10 @@ def trust(run: Run) -> list[dict[str, str]]:
     if run.predictions is None:
         return []
     right, group = run.predictions.predicted == run.predictions.true, run.group[run.predictions.true]
-    parts = [("all images", np.ones(len(right), dtype=np.bool_))]
-    parts += [(name, group == place) for place, name in enumerate(GROUPS)]
+    members = [("all images", np.ones(len(right), dtype=np.bool_))]
+    members += [(name, group == place) for place, name in enumerate(GROUPS)]
     rows = []
-    for name, inside in parts:
+    for name, inside in members:
         if inside.any():
             sure, score = 100 * float(run.predictions.confidence[inside].mean()), 100 * float(right[inside].mean())
             word = "about right" if abs(sure - score) < 2 else "too sure" if sure > score else "not sure enough"
@@ -261,10 +261,10 @@ def summary(runs: Sequence[Path]) -> dict[str, dict[str, float]]:
             raise UserError(
                 f"{runs[seeds.index(seed)]} and {runs[i]} have the same seed {seed}: leave one of them out."
             )
-    answer: dict[str, dict[str, float]] = {}
+    spread: dict[str, dict[str, float]] = {}
     for key in dict.fromkeys(key for found in results for key in found.last):
         values = [found.last[key] for found in results if key in found.last]
-        answer[key] = {"mean": statistics.fmean(values), "n": len(values)}
+        spread[key] = {"mean": statistics.fmean(values), "n": len(values)}
         if len(values) > 1:
-            answer[key]["sd"] = statistics.stdev(values)
-    return answer
+            spread[key]["sd"] = statistics.stdev(values)
+    return spread

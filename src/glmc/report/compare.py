@@ -51,7 +51,7 @@ def verdicts(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """
     first = entries[0]
     gaps = {metric: [gap(first, entry, metric) for entry in entries[1:]] for metric in MAIN}
-    answer: list[dict[str, Any]] = [
+    against: list[dict[str, Any]] = [
         {"name": f"{entry.letter} against {first.letter}", "rows": []} for entry in entries[1:]
     ]
     for metric, found in gaps.items():
@@ -59,18 +59,18 @@ def verdicts(entries: Sequence[Entry]) -> list[dict[str, Any]]:
         for place, (entry, each) in enumerate(zip(entries[1:], found, strict=True)):
             p = None if each is None else next(adjusted)
             if metric == "top1":
-                answer[place]["sentences"] = sentences(first, entry, each, p)
+                against[place]["sentences"] = sentences(first, entry, each, p)
             if each is not None and p is not None:
                 sure = certain(each, p)
                 word = ("higher" if each.points > 0 else "lower") if sure else "within noise"
                 row = {"metric": METRICS[metric].word, "gap": signed(each.points), "word": word, "sure": sure}
                 row |= {"interval": f"{signed(each.low)} to {signed(each.high)}", "chance": significance.chance(p)}
-                answer[place]["rows"].append(row)
+                against[place]["rows"].append(row)
             elif len(first.runs) > 1 and len(entry.runs) > 1 and metric in first.scores and metric in entry.scores:
                 points = signed(entry.scores[metric]["mean"] - first.scores[metric]["mean"])
                 row = {"metric": METRICS[metric].word, "gap": points, "word": "no spread over the seeds", "sure": False}
-                answer[place]["rows"].append(row | {"interval": "–", "chance": "–"})
-    return answer
+                against[place]["rows"].append(row | {"interval": "–", "chance": "–"})
+    return against
 
 
 def certain(found: Gap, p: float) -> bool:
@@ -101,15 +101,15 @@ def sentences(first: Entry, entry: Entry, found: Gap | None, p: float | None) ->
         text += f": {side} ({measured})."
     else:
         text = f"The difference between {b} and {a} cannot be told from noise: {b} is {side} ({measured})."
-    answer = [text, f"If there were no difference, {rare}."]
+    lines = [text, f"If there were no difference, {rare}."]
     if "images" in found.how:
-        answer.append(
+        lines.append(
             f"This is about two trained networks ({seeds}); other seeds may turn it round. "
             "To compare the methods, train both with several seeds, e.g. --seeds 0,1,2,3,4."
         )
     elif min(len(first.runs), len(entry.runs)) < 3:
-        answer.append("Two seeds tell little about the spread; five are better.")
-    return answer
+        lines.append("Two seeds tell little about the spread; five are better.")
+    return lines
 
 
 def signed(value: float) -> str:
@@ -192,7 +192,7 @@ def shown(value: Any) -> str:
 
 
 def cell(entry: Entry, metric: str) -> dict[str, str]:
-    """Mean and deviation of one figure as text; a mean over seeds has a digit more than a single run."""
+    """Mean and deviation of one metric as text; a mean over seeds has a digit more than a single run."""
     score, digits = entry.scores.get(metric, {}), METRICS[metric].digits + (len(entry.runs) > 1)
     spread = "± " + number(score["sd"], digits) if "sd" in score else ""
     return {"mean": number(score.get("mean"), digits), "sd": spread}
@@ -200,11 +200,11 @@ def cell(entry: Entry, metric: str) -> dict[str, str]:
 
 def others(entry: Entry) -> dict[str, str]:
     """Mean top-1 of what is no headline: flip TTA, best on test."""
-    answer = {}
+    means = {}
     for name in ("flip_tta", "best_on_test"):
         values = [scores["top1"] for run in entry.runs if (scores := getattr(run.result, name))]
-        answer[name] = number(float(np.mean(values))) if values else "–"
-    return answer
+        means[name] = number(float(np.mean(values))) if values else "–"
+    return means
 
 
 def markdown(entries: Sequence[Entry], remarks: Sequence[str]) -> str:
@@ -226,7 +226,7 @@ def markdown(entries: Sequence[Entry], remarks: Sequence[str]) -> str:
 
 
 def as_csv(entries: Sequence[Entry], remarks: Sequence[str]) -> str:
-    """A line for each entry, every figure of its last epoch in full; remarks have no place here."""
+    """A line for each entry, every metric of its last epoch in full; remarks have no place here."""
     rows = []
     for entry in entries:
         result = entry.first.result

@@ -115,7 +115,7 @@ def short(name: str, limit: int = 14) -> str:
 
 
 Drawing = tuple[Callable[[Figure], bool], tuple[tuple[float, float], ...]]
-"""What draws a figure, or answers False when there is nothing to draw; and its sizes in inches. With two sizes the page
+"""What draws a figure, or returns False when there is nothing to draw; and its sizes in inches. With two sizes the page
 shows the first on a narrow screen and the second on a wide one. Text of 10 pt becomes about 10 px on a phone, 14 px on
 a desk."""
 

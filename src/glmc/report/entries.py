@@ -98,7 +98,7 @@ def letter(place: int) -> str:
 
 
 def refuse_other_tests(entries: Sequence[Entry]) -> None:
-    """Raises UserError where two runs answered for other classes or other test images."""
+    """Raises UserError if two runs were tested on other classes or other images."""
     runs = [run for entry in entries for run in entry.runs]
     first = runs[0]
     for run in runs[1:]:

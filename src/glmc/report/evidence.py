@@ -1,4 +1,4 @@
-"""What a finished run leaves to look at: an answer for each test image, and small pictures. Needs no torch.
+"""What a finished run leaves to look at: a prediction for each test image, and small pictures. Needs no torch.
 
 | file | what |
 |---|---|
@@ -157,7 +157,7 @@ def thumbnail(folder: Path, name: str, pixels: NDArray[np.uint8]) -> str:
 
 
 def read_predictions(run: Path, classes: Sequence[str]) -> Predictions | None:
-    """The answers of a run; None where it left none.
+    """The predictions of a run; None if it left none.
 
     Raises:
         UserError: the file is damaged or of other classes.

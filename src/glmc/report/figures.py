@@ -177,9 +177,9 @@ def draw_blocks(run: Run, axes: Axes) -> None:
     blocks = np.add.reduceat(np.add.reduceat(ordered, starts, axis=0), starts, axis=1)
     shares = blocks / np.maximum(blocks.sum(1, keepdims=True), 1)
     axes.imshow(shaded(np.cbrt(shares)), extent=(0, number, number, 0), interpolation="none")
-    parts = list(runs_of(run.group[run.order]))
-    middle = [(start + stop) / 2 for _, start, stop in parts]
-    names = [GROUPS[value] for value, _, _ in parts]
+    stretches = list(runs_of(run.group[run.order]))
+    middle = [(start + stop) / 2 for _, start, stop in stretches]
+    names = [GROUPS[value] for value, _, _ in stretches]
     tight = min(np.diff(middle), default=number) < 0.15 * number
     axes.set_xticks(middle, names, rotation=90 if tight else 0)
     axes.set_yticks(middle, names)

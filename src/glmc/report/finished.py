@@ -28,7 +28,7 @@ class Run:
         epochs: the lines of metrics.jsonl, in order.
         counts: int64 [C], training images per class.
         confusion: int64 [C, C], row = true class, column = predicted class, test images of the last epoch.
-        predictions: the answer for each test image; None where the run left none.
+        predictions: the prediction for each test image; None where the run left none.
         examples: what `evidence.read_examples` says.
     """
 

@@ -58,8 +58,8 @@ def draw_bars(entries: Sequence[Entry], key: str, axes: Axes) -> None:
 
 def mean_recall(entry: Entry) -> NDArray[np.float64]:
     """float64 [C] in percent: mean over the seeds; NaN where a class has no test image."""
-    answer: NDArray[np.float64] = np.mean([run.recall for run in entry.runs], axis=0)
-    return answer
+    mean: NDArray[np.float64] = np.mean([run.recall for run in entry.runs], axis=0)
+    return mean
 
 
 def draw_frequency(entries: Sequence[Entry], figure: Figure) -> bool:
@@ -95,7 +95,7 @@ def group_borders(run: Run) -> list[int]:
 
 
 def draw_epochs(metric: str, entries: Sequence[Entry], figure: Figure) -> bool:
-    """A figure on the test set by epoch: mean over the seeds, lowest and highest seed as a band."""
+    """A metric on the test set by epoch: mean over the seeds, lowest and highest seed as a band."""
     axes, drawn, last = figure.subplots(), False, [run.epochs[-1] for e in entries for run in e.runs if run.epochs]
     for place, entry in enumerate(entries[:MOST]):
         rows: dict[int, list[float]] = {}

@@ -1,4 +1,4 @@
-"""A page out of one of the package's templates, and how it writes figures and names. Needs no torch."""
+"""A page out of one of the package's templates, and how it writes numbers and names. Needs no torch."""
 
 import math
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ def render(name: str, words: Mapping[str, Any]) -> str:
 
 
 def number(value: float | None, digits: int = 1) -> str:
-    """A figure with a true minus sign; a dash where there is none."""
+    """A number with a true minus sign; a dash where there is none."""
     return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}".replace("-", "−")
 
 

@@ -1,7 +1,7 @@
 """Whether a gap between two accuracies is more than noise: over seeds, over test images, or over classes.
 
-Every function answers with a `Gap` in percentage points, B minus A. Bootstrap and sign flips draw from a fixed seed, so
-the same figures give the same words.
+Every function returns a `Gap` in percentage points, B minus A. Bootstrap and sign flips draw from a fixed seed, so
+the same numbers give the same words.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def over_seeds(a: Sequence[float], b: Sequence[float]) -> Gap | None:
     """Welch's t-test (Biometrika 1947) between the runs of two recipes; None where neither varies.
 
     Args:
-        a, b: a figure in percent for each seed, at least two each.
+        a, b: a metric in percent for each seed, at least two each.
     """
     from scipy.stats import ttest_ind
 
@@ -52,7 +52,7 @@ def over_seeds(a: Sequence[float], b: Sequence[float]) -> Gap | None:
 def over_images(a: NDArray[np.bool_], b: NDArray[np.bool_], strata: NDArray[np.int64] | None = None) -> Gap:
     """Two runs on the same test images: who is right where the other is not.
 
-    Without strata the p-value is that of McNemar's exact test (Psychometrika 1947). With strata the figure is the mean
+    Without strata the p-value is that of McNemar's exact test (Psychometrika 1947). With strata the metric is the mean
     over classes, and under "no difference" each image on which the two disagree is a coin thrown for its class: exact
     where all classes have equally many images, from `DRAWS` throws elsewhere. Interval: of the share of these images
     that B has right (Clopper and Pearson, Biometrika 1934) where images count alike, so that it agrees with the test;

@@ -109,7 +109,7 @@ def refuse_other_classes(recipe: Recipe, found: Sequence[str], trained: Sequence
     raise UserError(f"data.root={recipe.data.root}: these images have {what}; give the data it belongs to")
 
 
-def answering(method: Method, view: View, *, precision: str, flip: bool = False) -> Callable[[Tensor], Tensor]:
+def logits_of(method: Method, view: View, *, precision: str, flip: bool = False) -> Callable[[Tensor], Tensor]:
     """What turns images (uint8 [B, side, side, ch], on the method's device) into logits (float32 [B, C]).
 
     Args:
@@ -119,7 +119,7 @@ def answering(method: Method, view: View, *, precision: str, flip: bool = False)
         flip: average the class probabilities of each image and its mirror image; the logits are then their logarithms.
     """
 
-    def answer(images: Tensor) -> Tensor:
+    def compute(images: Tensor) -> Tensor:
         with autocast(images.device, precision):
             pixels = view(images, {})
             logits = method.predict(pixels).float()
@@ -128,18 +128,18 @@ def answering(method: Method, view: View, *, precision: str, flip: bool = False)
                 logits = torch.logaddexp(logits.log_softmax(1), mirrored.log_softmax(1))
         return logits
 
-    return answer
+    return compute
 
 
 @torch.inference_mode()
 def evaluate(
-    method: Method, answer: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, *, batch_size: int
+    method: Method, logits: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, *, batch_size: int
 ) -> Tally:
-    """Predict every image once and tally the answers on the device.
+    """Predict every image once and tally the predictions on the device.
 
     Args:
         method: in evaluation mode while this lasts.
-        answer: `answering`, perhaps recorded as a graph.
+        logits: `logits_of`, perhaps recorded as a graph.
         images: uint8 [N, side, side, ch], on the method's device or on the host.
         labels: int64 [N].
         batch_size: images at a time; changes nothing but speed and memory.
@@ -147,8 +147,8 @@ def evaluate(
     device, training = next(method.parameters()).device, method.training
     method.eval()
     tally = Tally(method.classes, device)
-    for part, truth in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-        tally.update(answer(part.to(device, non_blocking=True)), truth.to(device, non_blocking=True))
+    for batch, truth in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        tally.update(logits(batch.to(device, non_blocking=True)), truth.to(device, non_blocking=True))
     method.train(training)
     return tally
 
@@ -156,13 +156,13 @@ def evaluate(
 def score(
     trained: Trained, split: Split, recipe: Settled, *, flip: bool = False
 ) -> tuple[dict[str, float], NDArray[np.int64]]:
-    """Figures and confusion matrix (int64 [C, C]) of a trained method on decoded images, as a settled recipe says.
+    """Metrics and confusion matrix (int64 [C, C]) of a trained method on decoded images, as a settled recipe says.
 
     Args:
         trained: on its device.
         split: decoded.
         recipe: whose test view, precision and group borders count.
-        flip: see `answering`.
+        flip: see `logits_of`.
 
     Raises:
         UserError: the images have other classes than the method was trained on.
@@ -171,8 +171,8 @@ def score(
     device = next(trained.method.parameters()).device
     images, labels = torch.from_numpy(pixels(split)).to(device), torch.from_numpy(split.labels).to(device)
     (view,) = build_views(recipe, ("test",), device)
-    answer = answering(trained.method, view, precision=recipe.train.precision, flip=flip)
-    tally = evaluate(trained.method, answer, images, labels, batch_size=recipe.eval.batch_size)
+    logits = logits_of(trained.method, view, precision=recipe.train.precision, flip=flip)
+    tally = evaluate(trained.method, logits, images, labels, batch_size=recipe.eval.batch_size)
     confusion, extras = tally.compute()
     return scores(confusion, trained.counts, few=recipe.eval.few, extras=extras), confusion
 

@@ -155,7 +155,7 @@ def _left_open(overrides: Iterable[str], given: Sequence[str]) -> tuple[str, ...
 
 def mend(facts: Facts) -> tuple[str, ...]:
     """What to fix before training, the most serious first."""
-    found, twins = facts.found, facts.twins
+    found, duplicates = facts.found, facts.duplicates
     sentences = []
     if found.refusal:
         sentences.append(f"training refuses these data: {found.refusal}")

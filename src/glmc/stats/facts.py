@@ -36,7 +36,7 @@ class Facts:
         settings: the recipe whose `data` and `eval.few` it stands for.
         found: the images, part by part.
         looks: part -> what its images look like.
-        twins: exact duplicates.
+        duplicates: exact duplicates.
         odd: kind, a key of `ODD` -> places.
     """
 
@@ -44,7 +44,7 @@ class Facts:
     settings: Recipe
     found: Found
     looks: dict[str, Looks]
-    twins: Duplicates
+    duplicates: Duplicates
     odd: dict[str, list[str]]
 
     @property
@@ -105,7 +105,7 @@ def collect(data: str, settings: Recipe, found: Found, watch: Watch) -> Facts:
         with watch(f"looking at {part} images", len(split)) as bar:
             looks[part] = look(split.images, bar.to)
     labels = {part: split.labels for part, split in found.parts.items()}
-    twins = duplicates(
+    equal = duplicates(
         {part: one.digests for part, one in looks.items()},
         labels,
         {part: one.kinds >= 0 for part, one in looks.items()},
@@ -115,7 +115,7 @@ def collect(data: str, settings: Recipe, found: Found, watch: Watch) -> Facts:
         split = found.parts[part]
         odd["broken"] += [f"{where(split, row)} ({why})" for row, why in one.broken.items()]
         odd["disguised"] += [f"{where(split, row)} is {form}" for row, form in one.disguised.items()]
-    return Facts(data, settings, found, looks, twins, odd)
+    return Facts(data, settings, found, looks, equal, odd)
 
 
 def size_facts(sizes: NDArray[np.int32]) -> dict[str, Any]:
@@ -134,10 +134,10 @@ def size_facts(sizes: NDArray[np.int32]) -> dict[str, Any]:
 def as_json(facts: Facts) -> dict[str, Any]:
     """The facts as JSON takes them; keys are part of the command's interface."""
     counts, trained, classes = facts.counts, facts.trained, facts.train.classes
-    twins = {}
-    for name, copies in facts.twins._asdict().items():
+    copied = {}
+    for name, copies in facts.duplicates._asdict().items():
         examples = [[facts.name(place, label=name == "across") for place in group] for group in copies.examples]
-        twins[name] = {"images": copies.images, "groups": copies.groups, "examples": examples}
+        copied[name] = {"images": copies.images, "groups": copies.groups, "examples": examples}
     return {
         "data": facts.data,
         "images": {part: len(split) for part, split in facts.found.parts.items()},
@@ -163,7 +163,7 @@ def as_json(facts: Facts) -> dict[str, Any]:
         "sizes": size_facts(facts.sizes),
         "formats": facts.kinds(0),
         "modes": facts.kinds(1),
-        "duplicates": twins,
+        "duplicates": copied,
         "odd": facts.odd,
         "remarks": list(facts.found.remarks),
         "refusal": facts.found.refusal,

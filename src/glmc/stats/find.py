@@ -118,7 +118,7 @@ def scan(data: recipe.Data) -> Found:
     remarks: tuple[str, ...] = ()
     if source is not None:
         trained = source.train.counts
-        # The loader's remarks on what lies about or is empty are told by kind in `odd`.
+        # The loader's remarks on what is left out or empty stand by kind in `odd`.
         remarks = tuple(said for said in source.remarks if "left out" not in said and "has no image of" not in said)
     return Found(parts, trained, odd, remarks, refusal)
 

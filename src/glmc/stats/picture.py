@@ -52,7 +52,7 @@ def write(facts: Facts, advice: Advice, out: Path) -> None:
     words = {
         "facts": facts,
         "rows": terminal.rows(facts),
-        "twins": terminal.twin_rows(facts),
+        "duplicates": terminal.duplicate_rows(facts),
         "odd": [(what, facts.odd[kind]) for kind, what in ODD.items()],
         "classes": as_json(facts)["per_class"],
         "advice": advice,

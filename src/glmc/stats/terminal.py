@@ -97,15 +97,15 @@ def span(low: int, high: int) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def twin_rows(facts: Facts) -> list[tuple[str, Copies, list[str]]]:
+def duplicate_rows(facts: Facts) -> list[tuple[str, Copies, list[str]]]:
     """(kind, how many, examples) of each kind of exact duplicates that there could be."""
-    twins, parts = facts.twins, facts.found.parts
-    kinds = [("within a class", twins.within, False), ("in several classes", twins.across, True)]
-    kinds += [("in train and test", twins.test, False)] if "test" in parts else []
-    kinds += [("in train and validation", twins.val, False)] if "val" in parts else []
+    found, parts = facts.duplicates, facts.found.parts
+    kinds = [("within a class", found.within, False), ("in several classes", found.across, True)]
+    kinds += [("in train and test", found.test, False)] if "test" in parts else []
+    kinds += [("in train and validation", found.val, False)] if "val" in parts else []
     return [
-        (kind, found, [" = ".join(facts.name(place, label=label) for place in group) for group in found.examples])
-        for kind, found, label in kinds
+        (kind, copies, [" = ".join(facts.name(place, label=label) for place in group) for group in copies.examples])
+        for kind, copies, label in kinds
     ]
 
 
@@ -189,7 +189,7 @@ def show_oddities(console: Console, facts: Facts) -> None:
     """Duplicates and odd files with a few examples; what there is none of in one line."""
     clean = []
     console.print(Text("duplicates and odd files", style="bold"))
-    for kind, found, examples in twin_rows(facts):
+    for kind, found, examples in duplicate_rows(facts):
         what = f"the same bytes {kind}"
         if found.images:
             listing(console, f"{what}: {number(found.images, 'image')}", examples, found.groups)

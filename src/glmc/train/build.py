@@ -21,7 +21,7 @@ from glmc.metrics import scores
 from glmc.recipe import Recipe, Settled, parse_settled
 from glmc.runs import checkpoint
 from glmc.runs.tally import Tally
-from glmc.runs.trained import answering, build_method, build_views, evaluate, load_trained, refuse_other_classes
+from glmc.runs.trained import build_method, build_views, evaluate, load_trained, logits_of, refuse_other_classes
 from glmc.screen import Screen
 from glmc.step import Batch, Step
 from glmc.train.engine import Inputs, Terms, drawn, state_of, training_step
@@ -43,7 +43,7 @@ class Parts:
     loader: Loader
     before_epoch: Callable[[int], None]  # gathers what the method wants to know of the training set; 0-based
     step: Fallback  # `Inputs` -> terms of the loss, in the fastest way that works
-    answers: dict[bool, Callable[[Tensor], Tensor]]  # averaged with mirrored images? -> images to logits
+    logits: dict[bool, Callable[[Tensor], Tensor]]  # averaged with mirrored images? -> images to logits
     sets: dict[str, tuple[Tensor, Tensor]]  # "test" and perhaps "val": uint8 [N, side, side, ch], int64 [N]
     factors: list[float]  # learning rate of each epoch as a fraction of its peak
     counts: Tensor  # int64 [C], training images per class
@@ -55,15 +55,15 @@ class Parts:
         return min(steps, self.recipe.train.max_steps or steps)
 
     def tally(self, name: str, flip: bool = False) -> Tally:
-        """The answers to the set of that name."""
-        return evaluate(self.tested, self.answers[flip], *self.sets[name], batch_size=self.recipe.eval.batch_size)
+        """The predictions for the set of that name."""
+        return evaluate(self.tested, self.logits[flip], *self.sets[name], batch_size=self.recipe.eval.batch_size)
 
     def score(self, name: str, flip: bool = False) -> tuple[dict[str, float], np.ndarray]:
         """Scores and confusion matrix (int64 [C, C]) on the set of that name."""
         return self.scored(self.tally(name, flip))
 
     def scored(self, tally: Tally) -> tuple[dict[str, float], np.ndarray]:
-        """Scores and confusion matrix (int64 [C, C]) of answers."""
+        """Scores and confusion matrix (int64 [C, C]) of predictions."""
         confusion, extras = tally.compute()
         return scores(confusion, self.data.train.counts, few=self.recipe.eval.few, extras=extras), confusion
 
@@ -133,7 +133,7 @@ def build(recipe: Recipe, screen: Screen, *, initial: bool = True) -> Parts:
         loader=loader,
         before_epoch=build_before_epoch(method, loader, settled),
         step=build_step(mode, method, loader, optimizer, average, settled, screen),
-        answers=build_answers(mode, tested, settled, screen),
+        logits=build_logits(mode, tested, settled, screen),
         sets={
             name: (torch.from_numpy(pixels(split)).to(home), torch.from_numpy(split.labels).to(home))
             for name, split in sets.items()
@@ -220,15 +220,15 @@ def build_step(
     )
 
 
-def build_answers(
+def build_logits(
     mode: Mode, method: Method, recipe: Settled, screen: Screen
 ) -> dict[bool, Callable[[Tensor], Tensor]]:
-    """What answers test images, without and with their mirror images; recorded as a graph if the step is."""
+    """What turns test images into logits, without and with their mirror images; recorded as a graph if the step is."""
     (view,) = build_views(recipe, ("test",), next(method.parameters()).device)
 
     def of(flip: bool) -> Fallback:
-        answer = answering(method, view, precision=recipe.train.precision, flip=flip)
-        makers: Makers = {"graph": lambda: Graphed(answer), "compile": lambda: answer, "eager": lambda: answer}
+        logits = logits_of(method, view, precision=recipe.train.precision, flip=flip)
+        makers: Makers = {"graph": lambda: Graphed(logits), "compile": lambda: logits, "eager": lambda: logits}
         return Fallback("graph" if mode == "graph" else "eager", makers, screen.say, "evaluation")
 
     return {flip: of(flip) for flip in (False, True)}
@@ -316,8 +316,8 @@ def try_one_step(parts: Parts) -> int:
     images, labels = parts.sets["test"]
     try:
         needed = runtime.check_memory(method, loss_of, recipe.data.batch_size, device)
-        answer = answering(method, build_views(recipe, ("test",), device)[0], precision=recipe.train.precision)
-        evaluate(method, answer, images[:1], labels[:1], batch_size=1)
+        logits = logits_of(method, build_views(recipe, ("test",), device)[0], precision=recipe.train.precision)
+        evaluate(method, logits, images[:1], labels[:1], batch_size=1)
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"{device} has no memory for two images of {size}; take a smaller model or data.size"

@@ -54,7 +54,7 @@ class Begun(NamedTuple):
     run: Path
     state: State
     screen: Screen
-    memory: int  # bytes of the device that training takes, about; 0 where nobody tells
+    memory: int  # bytes of the device that training takes, about; 0 if unknown
     tracks: trackers.Tracks
 
 
@@ -287,7 +287,7 @@ def best_epoch(records: Sequence[Mapping[str, Any]], split: str) -> dict[str, fl
 
 
 def leave_evidence(parts: Parts, run: Path, tally: Tally) -> None:
-    """predictions.csv and examples/ of a run, from its last answers to the test images."""
+    """predictions.csv and examples/ of a run, from its last predictions for the test images."""
     train, test, data = parts.data.train, parts.data.test, parts.recipe.data
 
     def decoded(row: int) -> NDArray[np.uint8]:

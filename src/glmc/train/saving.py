@@ -29,7 +29,7 @@ def save(parts: Parts, run: Path, state: State) -> None:
     """Write a checkpoint: weights, optimizer, moving average, and where the run stands.
 
     Raises:
-        NonFiniteLoss: a weight is no number any more; nothing is written over what still is.
+        NonFiniteLoss: a weight is NaN or infinite; the checkpoints that are there stay.
     """
     for name, parameter in parts.method.named_parameters():
         if not parameter.isfinite().all():

@@ -88,7 +88,7 @@ def take(recipe: Recipe, run: Path, *, quiet: bool, command: str, since: float) 
 
 
 def summarise(runs: Sequence[Path], spread: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """What summary.json holds: mean and deviation over the seeds, each seed's figures, and their circumstances."""
+    """What summary.json holds: mean and deviation over the seeds, each seed's metrics, and their circumstances."""
     results = [result.read(run).as_json() for run in runs]
     same = ("schema", "recipe", "method", "backbone", "parameters", "counts", "epochs", "steps")
     each = ("seed", "last", "best_on_test", "flip_tta", "selected_on_val", "weights_sha256", "seconds")

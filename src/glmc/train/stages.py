@@ -23,7 +23,7 @@ from glmc.screen import Screen
 from glmc.train.run import train
 
 STAGES = files("glmc") / "stages"
-REPAIRS = {"tau_norm": {"tau": 1.0}, "logit_adjustment": {"tau": 1.0}, "maxnorm_posthoc": {"threshold": 0.1}}
+POSTHOC = {"tau_norm": {"tau": 1.0}, "logit_adjustment": {"tau": 1.0}, "maxnorm_posthoc": {"threshold": 0.1}}
 ANEW = {  # what stage 2 does not take over from stage 1
     "optim.backbone_lr": "null",
     "optim.clip": "null",
@@ -51,8 +51,8 @@ PLAIN = {  # what is left once a classifier has been changed by hand: a backbone
 
 
 def stages() -> list[str]:
-    """The names that `--stage2` takes: those that train, then those that only repair the classifier."""
-    return sorted(file.name.removesuffix(".yaml") for file in STAGES.iterdir()) + list(REPAIRS)
+    """The names that `--stage2` takes: those that train, then those that only adjust the classifier."""
+    return sorted(file.name.removesuffix(".yaml") for file in STAGES.iterdir()) + list(POSTHOC)
 
 
 def finetune(
@@ -63,7 +63,7 @@ def finetune(
     Args:
         run: of any method.
         stage: one of `stages()`.
-        overrides: "key=value" of the second stage's recipe, or of the repair, e.g. "tau=0.7".
+        overrides: "key=value" of the second stage's recipe, or of the adjustment, e.g. "tau=0.7".
         out: the folder; none takes the next free one under runs/.
         command, quiet, since: as for `run.train`.
 
@@ -74,8 +74,8 @@ def finetune(
         raise UserError(f"--stage2 {stage}: choose one of {', '.join(stages())}")
     point = find_checkpoint(run)
     first = parse_settled(point.state["recipe"])
-    if stage in REPAIRS:
-        return repair(point, run, first, stage, overrides, out, command=command, quiet=quiet)
+    if stage in POSTHOC:
+        return adjust(point, run, first, stage, overrides, out, command=command, quiet=quiet)
     return train(second_recipe(first, run, stage, overrides), out, command=command, quiet=quiet, since=since)
 
 
@@ -95,13 +95,13 @@ def second_recipe(first: Recipe, run: Path, stage: str, overrides: tuple[str, ..
         values |= {f"{section}.{key}": json.dumps(value) for key, value in sections[section].items()}
     known = sections.get("published", {}).get(first.name)
     if known is not None and first.published is not None and not changed(overrides):
-        network = first.published.network  # only a recipe that nobody has changed still carries its figures
+        network = first.published.network  # only a recipe that nobody has changed still carries its results
         values["published"] = json.dumps({"top1": known, "network": network, "source": "authors' README, best on test"})
     staged = first.override(*[f"{key}={value}" for key, value in values.items()])
     return staged.override(*overrides)
 
 
-def repair(
+def adjust(
     point: checkpoint.Checkpoint,
     run: Path,
     first: Settled,
@@ -112,8 +112,8 @@ def repair(
     command: str,
     quiet: bool,
 ) -> Path:
-    """A second stage without training: the backbone and the classifier that answers, changed, saved and scored."""
-    settings, others = repair_settings(stage, overrides)
+    """A second stage without training: the backbone and the classifier that predicts, adjusted, saved and scored."""
+    settings, others = posthoc_settings(stage, overrides)
     name = json.dumps(f"{first.name}+{stage}")
     recipe = first.override(f"name={name}", *(f"{key}={value}" for key, value in PLAIN.items()), *others)
     target = folder.claim(out, recipe.name)
@@ -122,11 +122,11 @@ def repair(
         before = load_trained(point, first)
         head = before.method.head()
         if head is None:
-            raise UserError(f"--stage2 {stage}: {first.method.name} does not answer with one linear classifier")
+            raise UserError(f"--stage2 {stage}: {first.method.name} does not predict with one linear classifier")
         split = test_split(recipe.data, screen)
         device, counts = head.weight.device, torch.from_numpy(before.counts)
         trained = before._replace(method=build_method(recipe, counts, device, initial=False))
-        repair_head(head, stage, counts, settings)
+        adjust_head(head, stage, counts, settings)
         trained.method.backbone.load_state_dict(before.method.backbone.state_dict())
         trained.method.adopt_head(head)
         scores, confusion = score(trained, split, recipe)
@@ -160,9 +160,9 @@ def repair(
     return target
 
 
-def repair_settings(stage: str, overrides: tuple[str, ...]) -> tuple[dict[str, float], list[str]]:
-    """The settings of a repair, defaults replaced by "key=value", and the assignments that are for the recipe."""
-    settings, others = dict(REPAIRS[stage]), []
+def posthoc_settings(stage: str, overrides: tuple[str, ...]) -> tuple[dict[str, float], list[str]]:
+    """The settings of an adjustment, defaults replaced by "key=value", and the assignments that are for the recipe."""
+    settings, others = dict(POSTHOC[stage]), []
     for assignment in overrides:
         key, _, text = assignment.partition("=")
         if key in HARMLESS or key.startswith("eval."):
@@ -180,7 +180,7 @@ def repair_settings(stage: str, overrides: tuple[str, ...]) -> tuple[dict[str, f
 
 
 @torch.no_grad()
-def repair_head(head: torch.nn.Linear, stage: str, counts: Tensor, settings: dict[str, float]) -> None:
+def adjust_head(head: torch.nn.Linear, stage: str, counts: Tensor, settings: dict[str, float]) -> None:
     """Change a classifier in place, as `glmc.posthoc` says."""
     weight: Tensor = head.weight
     bias: Tensor = head.bias

@@ -21,7 +21,7 @@ from glmc.train.run import resume, train
 
 def split_values(text: str) -> list[str]:
     """What stands between the commas of "a,b,{c: 1, d: 2}" that are not inside brackets or quotes."""
-    parts, depth, quote = [""], 0, ""
+    values, depth, quote = [""], 0, ""
     for letter in text:
         if quote:
             quote = "" if letter == quote else quote
@@ -29,10 +29,10 @@ def split_values(text: str) -> list[str]:
             quote = letter
         depth += (letter in "[{") - (letter in "]}") if not quote else 0
         if letter == "," and not depth and not quote:
-            parts.append("")
+            values.append("")
         else:
-            parts[-1] += letter
-    return [part.strip() for part in parts]
+            values[-1] += letter
+    return [value.strip() for value in values]
 
 
 def points(assignments: Sequence[str]) -> list[tuple[str, ...]]:
@@ -96,7 +96,7 @@ def sweep(
         command, quiet, since: as for `run.train`.
 
     Returns:
-        The folder: sweep.csv with every figure, sweep.md, sweep.png, confusion.png, and a run folder for each run.
+        The folder: sweep.csv with every metric, sweep.md, sweep.png, confusion.png, and a run folder for each run.
 
     Raises:
         UserError: an assignment does not fit a recipe, or the folder holds another sweep.
@@ -166,7 +166,7 @@ def name_of(label: str, seed: int) -> str:
 
 
 def summary(label: str, runs: Sequence[Path]) -> dict[str, Any]:
-    """A row of the table: the point, the network, and mean and deviation of each figure over the seeds."""
+    """A row of the table: the point, the network, and mean and deviation of each metric over the seeds."""
     from glmc import report
 
     first = result.read(runs[0])
@@ -180,7 +180,7 @@ def summary(label: str, runs: Sequence[Path]) -> dict[str, Any]:
 
 
 def write_tables(target: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """sweep.csv with every figure, sweep.md with those that people look at first."""
+    """sweep.csv with every metric, sweep.md with those that people look at first."""
     keys = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, keys, lineterminator="\n", restval="")
@@ -217,7 +217,7 @@ def draw(target: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def draw_confusions(target: Path, runs: Mapping[str, Path]) -> None:
-    """confusion.png: how the answers of each point (its first seed) are spread, true classes down, predicted across."""
+    """confusion.png: the confusion matrix of each point (its first seed), true classes down, predicted across."""
     import numpy as np
     from matplotlib.figure import Figure
 
