@@ -75,7 +75,7 @@ def metric_rows(run: Run, table: Sequence[Column]) -> list[dict[str, Any]]:
 
 
 def beside(run: Run) -> list[dict[str, str]]:
-    """This run, our stored expectation and the published figure, each with its network; only what is there."""
+    """This run, our stored expectation and the published result, each with its network; only what is there."""
     found, expect, published = run.result, run.result.expect, run.result.published
     network = f"{found.backbone}, {parameters(found.parameters)} parameters with the heads"
     rows = [{"who": "This run", "top1": number(found.last.get("top1")), "network": network, "source": "last epoch"}]
@@ -90,7 +90,7 @@ def beside(run: Run) -> list[dict[str, str]]:
 
 
 def remarks(run: Run) -> list[str]:
-    """Plain sentences on how this run compares with its expectation and the published figure."""
+    """Plain sentences on how this run compares with its expectation and the published result."""
     top1, expect, published, sentences = run.result.last.get("top1"), run.result.expect, run.result.published, []
     if expect and top1 is not None:
         gap = top1 - expect.top1
@@ -268,3 +268,9 @@ def summary(runs: Sequence[Path]) -> dict[str, dict[str, float]]:
         if len(values) > 1:
             spread[key]["sd"] = statistics.stdev(values)
     return spread
+
+
+def in_one_row(spread: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """What `summary` gives as a row of a table: {"top1": mean, "top1_sd": deviation, ...}."""
+    ends = {"": "mean", "_sd": "sd"}
+    return {key + end: value[name] for key, value in spread.items() for end, name in ends.items() if name in value}

@@ -232,10 +232,7 @@ def as_csv(entries: Sequence[Entry], remarks: Sequence[str]) -> str:
         result = entry.first.result
         row: dict[str, Any] = {"entry": entry.letter, "recipe": result.recipe, "method": result.method}
         row |= {"network": result.backbone, "parameters": result.parameters, "epochs": result.epochs}
-        row |= {"seeds": " ".join(str(run.result.seed) for run in entry.runs)}
-        for name, score in entry.scores.items():
-            row[name] = score["mean"]
-            row |= {f"{name}_sd": score["sd"]} if "sd" in score else {}
+        row |= {"seeds": " ".join(str(run.result.seed) for run in entry.runs), **report.in_one_row(entry.scores)}
         rows.append(row | {"folders": " ".join(str(run.folder) for run in entry.runs)})
     text = io.StringIO()
     table = csv.DictWriter(

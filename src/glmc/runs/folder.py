@@ -17,7 +17,7 @@ from glmc.runs import result
 from glmc.runs.files import write_atomic
 from glmc.screen import Screen
 
-DEFAULT = Path("runs")  # where runs go that are not told where
+DEFAULT = Path("runs")  # where runs go without --out
 
 
 def claim(out: Path | None, name: str) -> Path:

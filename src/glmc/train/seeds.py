@@ -68,9 +68,7 @@ def go_through(base: Path, *, together: int | None = None, command: str, quiet: 
     spread = report.summary(runs)
     summary = summarise(runs, spread) | ({"runs_per_hour": len(runs) / hours} if anew else {})
     write_atomic(base / "summary.json", json.dumps(summary, indent=1) + "\n")
-    row = {key: value["mean"] for key, value in spread.items()}
-    row |= {f"{key}_sd": value["sd"] for key, value in spread.items() if "sd" in value}
-    rows = {f"last epoch, {len(runs)} seeds": row}
+    rows = {f"last epoch, {len(runs)} seeds": report.in_one_row(spread)}
     expect = recipes[0].expect
     if expect is not None:
         rows[f"expected ({expect.seeds} seeds)"] = folder.expectation(expect)

@@ -135,7 +135,7 @@ def sweep(
 
 
 def default_folder(bases: Sequence[Recipe], assignments: Sequence[str]) -> Path:
-    """Where a sweep goes that is not told where: a folder of its first recipe and its axes."""
+    """Where a sweep goes without --out: a folder of its first recipe and its axes."""
     axes = [assignment.partition("=")[0].rpartition(".")[2] for assignment in assignments]
     return folder.DEFAULT / "-".join(["sweep", bases[0].name.replace("/", "-"), *axes])
 
@@ -170,13 +170,8 @@ def summary(label: str, runs: Sequence[Path]) -> dict[str, Any]:
     from glmc import report
 
     first = result.read(runs[0])
-    row: dict[str, Any] = {"point": label, "backbone": first.backbone}
-    row |= {"parameters": first.parameters, "seeds": len(runs)}
-    for key, value in report.summary(runs).items():
-        row[key] = value["mean"]
-        if "sd" in value:
-            row[f"{key}_sd"] = value["sd"]
-    return row
+    head = {"point": label, "backbone": first.backbone, "parameters": first.parameters, "seeds": len(runs)}
+    return head | report.in_one_row(report.summary(runs))
 
 
 def write_tables(target: Path, rows: Sequence[dict[str, Any]]) -> None:
