@@ -1,4 +1,4 @@
-"""From a confusion matrix to metrics, and what people are told about them.
+"""From a confusion matrix to metrics, and what each of them is called.
 
 A metric that is not defined (an empty group, a class without test images) is absent; it is never 0 or NaN.
 """
@@ -58,7 +58,7 @@ def scores(
 ) -> dict[str, float]:
     """The `METRICS` of one evaluation that are defined, in their order.
 
-    The score of a group is the mean recall of its classes. Classes without test images count in `top1` only.
+    The score of a group is the mean recall of its classes. Classes without test images take part in none.
 
     Args:
         confusion: int64 [C, C], row = true class, column = predicted class.
