@@ -85,7 +85,7 @@ def test_nothing_is_overwritten_and_other_methods_are_refused(trained, tmp_path)
     state = torch.load(exchange.export(average, None), weights_only=True)["state_dict"]
     assert torch.equal(state["module.fc_cb.weight"], judged["rebalanced.weight"])  # what the figures are of
     plain = recipe.load("digits_lt/glmc", ["train.max_steps=2", "method.rebalance=false"])
-    with pytest.raises(UserError, match="it answers with the conventional classifier"):
+    with pytest.raises(UserError, match="it predicts with the conventional classifier"):
         exchange.export(run.train(plain, tmp_path / "plain", **QUIET), None)
     other = run.train(recipe.load("digits_lt/ce", ["train.max_steps=2"]), tmp_path / "ce", **QUIET)
     with pytest.raises(UserError, match="holds GLMC only, and this is a run of supervised"):
