@@ -12,7 +12,7 @@ from glmc import stats
 from glmc.data.split import Paths
 from glmc.errors import UserError
 from glmc.metrics import GROUPS
-from glmc.stats import advice, duplicates, facts, files, find, terminal
+from glmc.stats import advice, duplicates, files, find, terminal
 
 
 def save(file, size=(40, 30), mode="RGB", seed=None, **options):

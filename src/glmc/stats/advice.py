@@ -164,20 +164,20 @@ def mend(facts: Facts) -> tuple[str, ...]:
             f"{number(len(facts.odd['broken']), 'image')} cannot be read, which stops the training: replace or remove "
             "them"
         )
-    if twins.across.images:
+    if duplicates.across.images:
         sentences.append(
-            f"{number(twins.across.images, 'image')} with the same bytes as one of another class: the labels "
+            f"{number(duplicates.across.images, 'image')} with the same bytes as one of another class: the labels "
             "contradict each other; keep the right one"
         )
-    for part, copies in (("test", twins.test), ("validation", twins.val)):
+    for part, copies in (("test", duplicates.test), ("validation", duplicates.val)):
         if copies.images:
             sentences.append(
                 f"{number(copies.images, f'{part} image')} with the same bytes as a training image, which inflates "
                 "the results: remove them from one side"
             )
-    if twins.within.images and "test" not in found.parts:
+    if duplicates.within.images and "test" not in found.parts:
         sentences.append(
-            f"{number(twins.within.images, 'image')} with the same bytes as another of the class, and no test set: of "
+            f"{number(duplicates.within.images, 'image')} with the same bytes as another of the class, and no test set: of "
             "the images held out for it, some would have been trained on; remove the copies"
         )
     if "test" in found.parts:

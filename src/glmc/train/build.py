@@ -220,9 +220,7 @@ def build_step(
     )
 
 
-def build_logits(
-    mode: Mode, method: Method, recipe: Settled, screen: Screen
-) -> dict[bool, Callable[[Tensor], Tensor]]:
+def build_logits(mode: Mode, method: Method, recipe: Settled, screen: Screen) -> dict[bool, Callable[[Tensor], Tensor]]:
     """What turns test images into logits, without and with their mirror images; recorded as a graph if the step is."""
     (view,) = build_views(recipe, ("test",), next(method.parameters()).device)
 
