@@ -166,7 +166,7 @@ def published_steps(model: Published, workers: Workers, data: Data, batch: int, 
         for _ in range(2):
             rows = rng.choice(len(data.labels), batch, replace=False)
             streams.append((*workers.views(rows), torch.from_numpy(data.labels[rows])))
-        terms = model.losses(*streams, rng.random(), tuple(rng.random(2)), 0.5, recipe.method.params["label_weighting"])
+        terms = model.losses(*streams, rng.random(), tuple(rng.random(2)), 0.5, recipe.loss.params["exponent"])
         loss = torch.stack(list(terms.values())).sum()
         optimizer.zero_grad()
         loss.backward()

@@ -31,5 +31,5 @@ def test_a_user_s_own_method_is_found_from_the_working_directory(tmp_path: Path)
     method = 'method={name: "mine:Louder", volume: 3}'
     assert "name: mine:Louder\n  volume: 3.0\n" in glmc("show", "digits_lt/ce", method)
     glmc("train", "digits_lt/ce", method, "train.max_steps=1", "--out", "run", "--quiet")
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["method"] == "mine:Louder"
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["method"] == "mine:Louder + cross_entropy"
     assert json.loads(glmc("test", "run", "--json"))["test"]

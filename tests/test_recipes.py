@@ -66,6 +66,7 @@ def test_published_recipes_keep_the_ways_of_the_published_code(name):
     assert r.train.precision == "float32"
     assert r.published is not None
     assert r.published.network == r.model.name
+    assert r.model.heads == ("he_uniform" if r.model.name == "resnet32_w64" else "uniform")
 
 
 @pytest.mark.parametrize(("family", "table"), [("glmc_published", PRINTED), ("glmc_updated", UPDATED)])

@@ -8,6 +8,7 @@ from glmc.batches.augment import View
 from glmc.batches.resident import ResidentLoader
 
 CPU = torch.device("cpu")
+STREAMS = {"instance": None, "rebalanced": 1.0}
 IMAGES = np.random.default_rng(0).integers(0, 256, (37, 8, 8, 3), dtype=np.uint8)
 LABELS = np.random.default_rng(1).integers(0, 4, 37)
 
@@ -15,7 +16,13 @@ LABELS = np.random.default_rng(1).integers(0, 4, 37)
 def loader(seed=0, batch_size=10):
     view = View([{"crop": 1}, "flip"], (0.5, 0.4, 0.3), (0.2, 0.2, 0.2), CPU)
     return ResidentLoader(
-        IMAGES, LABELS, [view, view], {"rebalanced": 1.0}, batch_size=batch_size, seed=seed, device=CPU
+        IMAGES,
+        LABELS,
+        [view, view],
+        STREAMS,
+        batch_size=batch_size,
+        seed=seed,
+        device=CPU,
     )
 
 

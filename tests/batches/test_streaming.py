@@ -24,6 +24,7 @@ from glmc.data.split import Paths
 from glmc.errors import UserError
 
 CPU = torch.device("cpu")
+STREAMS = {"instance": None, "rebalanced": 1.0}
 N, SIZE = 23, 24
 LABELS = np.random.default_rng(1).integers(0, 4, N)
 BOX = {"resized_crop": {"size": 12, "scale": [0.08, 1.0]}}
@@ -73,7 +74,7 @@ def stream(paths):
     def make(kind="two boxes", files=paths, channels=3, sizes=None, **options):
         options = {"batch_size": 7, "seed": 0, "workers": 2, "size": SIZE, "device": CPU} | options
         loader = StreamingLoader(
-            files, LABELS[: len(files)], views(kind, channels), {"rebalanced": 1.0}, channels=channels, sizes=sizes,
+            files, LABELS[: len(files)], views(kind, channels), STREAMS, channels=channels, sizes=sizes,
             **options,
         )  # fmt: skip
         loaders.append(loader)
@@ -106,9 +107,7 @@ def test_pictures_that_are_read_as_in_the_published_code_are_the_same_in_both_lo
     reading = {"resize": "short_side", "exif": False}
     pixels = decode.materialise(paths, size=SIZE, channels=3, cache_dir=None, **reading)
     assert (pixels != decode.materialise(paths, size=SIZE, channels=3, cache_dir=None)).any((1, 2, 3)).sum() > N / 2
-    resident = ResidentLoader(
-        pixels, LABELS, views("two squares"), {"rebalanced": 1.0}, batch_size=7, seed=0, device=CPU
-    )
+    resident = ResidentLoader(pixels, LABELS, views("two squares"), STREAMS, batch_size=7, seed=0, device=CPU)
     same(batches(stream("two squares", **reading)), batches(resident))
     sizes, _ = decode.headers(paths, exif=False, cache_dir=None)
     assert len(batches(stream("two boxes", sizes=sizes, **reading))) == 4  # a turned picture would be refused
@@ -118,9 +117,7 @@ def test_pictures_that_are_read_as_in_the_published_code_are_the_same_in_both_lo
 @pytest.mark.parametrize("kind", VIEWS)
 def test_the_batches_are_those_of_the_resident_loader_to_the_last_bit(stream, paths, kind, channels):
     pixels = decode.materialise(paths, size=SIZE, channels=channels, cache_dir=None)
-    resident = ResidentLoader(
-        pixels, LABELS, views(kind, channels), {"rebalanced": 1.0}, batch_size=7, seed=0, device=CPU
-    )
+    resident = ResidentLoader(pixels, LABELS, views(kind, channels), STREAMS, batch_size=7, seed=0, device=CPU)
     streaming = stream(kind, channels=channels)
     for epoch, first in ((0, 0), (1, 2), (2, 0), (3, 3)):
         steps = batches(streaming, epoch, first)
@@ -238,7 +235,8 @@ def test_a_killed_worker_is_an_error_that_names_its_file(stream, paths):
     parts = loader.parts(loader.epoch(0))
     next(parts)
     victim = int(loader._at[1, 0])
-    os.kill(victim, signal.SIGKILL)
+    (worker,) = (one for one in workers_of(loader) if one.pid == victim)
+    worker.kill()
     time.sleep(0.2)  # and nothing is raised here, between two steps
     name = paths.relative(int(loader._at[1, 1]))
     with pytest.raises(UserError, match=rf"{name}: the worker that read it has died.* set data.workers to less than 2"):
@@ -275,7 +273,16 @@ def test_workers_stay_for_the_next_epoch_and_go_when_closed(stream):
 
 def test_a_forgotten_loader_takes_its_workers_along(paths):
     loader = StreamingLoader(
-        paths, LABELS, views("two boxes"), {}, size=SIZE, channels=3, workers=2, batch_size=7, seed=0, device=CPU
+        paths,
+        LABELS,
+        views("two boxes"),
+        {"instance": None},
+        size=SIZE,
+        channels=3,
+        workers=2,
+        batch_size=7,
+        seed=0,
+        device=CPU,
     )
     batches_of = list(loader.parts(loader.epoch(0)))
     pids = loader._at[:, 0].tolist()
@@ -295,7 +302,8 @@ from glmc.batches.worker import TASK
 
 names = sys.argv[2:]
 view = View([], (0.5,) * 3, (0.2,) * 3, torch.device("cpu"))
-loader = StreamingLoader(Paths.from_list(sys.argv[1], names), np.zeros(len(names), np.int64), [view], {}, size=9,
+labels, streams = np.zeros(len(names), np.int64), {"instance": None}
+loader = StreamingLoader(Paths.from_list(sys.argv[1], names), labels, [view], streams, size=9,
                          channels=3, workers=2, batch_size=2, seed=0, device=torch.device("cpu"))
 parts = loader.parts(loader.epoch(0))
 next(parts)
@@ -363,3 +371,13 @@ def test_waiting_is_counted(stream):
     began = time.perf_counter()
     batches(loader)
     assert 0 < loader.waited <= time.perf_counter() - began
+
+
+def test_the_training_set_is_seen_in_order_as_a_resident_loader_sees_it(stream, paths):
+    """What a method gathers before an epoch: stored squares, one view without anything random."""
+    loader = stream(batch_size=7)
+    view = View([], (0.5,) * 3, (0.25,) * 3, CPU)
+    seen = list(loader.look(view))
+    pixels = np.stack([decode.decode_image(path, SIZE, 3) for path in paths])
+    assert torch.equal(torch.cat([batch.rows for batch in seen]), torch.arange(N))
+    assert torch.equal(torch.cat([batch.views[0] for batch in seen]), view(torch.from_numpy(pixels), {}))

@@ -8,7 +8,7 @@ from glmc.errors import UserError
 from glmc.models import build_backbone
 from glmc.models.batch_norm import split_by_view
 from glmc.models.cifar_resnet import CifarResNet
-from glmc.models.heads import linear
+from glmc.models.heads import linear, start_heads
 
 
 @pytest.mark.parametrize(
@@ -172,3 +172,19 @@ def test_weights_of_another_network_name_what_does_not_fit(tmp_path):
     save_file(CifarResNet(32).state_dict(), tmp_path / "r32.safetensors")
     with pytest.raises(UserError, match=r"missing: \['layer1.5.conv1.weight'"):
         build_backbone("resnet44", pretrained=str(tmp_path / "r32.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("how", "he", "zero"), [("he_zero", True, True), ("he_uniform", True, False), ("uniform", False, False)]
+)
+def test_heads_start_as_they_are_told(how, he, zero):
+    torch.manual_seed(0)
+    heads = torch.nn.ModuleList([linear(64, 500), torch.nn.Linear(3, 2)])
+    foreign = heads[1].weight.clone()
+    start_heads(heads, how)
+    weight, bias = heads[0].weight, heads[0].bias
+    assert weight.std().item() == pytest.approx((2 / 64) ** 0.5 if he else (1 / 64 / 3) ** 0.5, rel=0.03)
+    assert (weight.abs().max() > 1 / 8) == he
+    assert bias.eq(0).all() == zero
+    assert zero or bias.abs().max().item() == pytest.approx(1 / 8, rel=0.03)  # uniform within 1 / sqrt(64)
+    assert torch.equal(heads[1].weight, foreign)

@@ -69,6 +69,14 @@ def test_a_loss_within_a_method_is_a_section_of_its_own(complaint):
         assert sentence in complaint("cats.yaml", f'method={{name: "shop.methods:TwoHeads", other: {value}}}')
 
 
+def test_loss_and_mixture_that_are_not_named_are_the_usual_ones():
+    plain = recipe.load("cats.yaml", ["loss.smoothing=0.1"])
+    assert (plain.loss.params, plain.system) == ({"smoothing": 0.1}, "shop.methods:Mixer + cross_entropy")
+    assert recipe.load("cats.yaml", ["method={name: glmc}"]).system == "glmc + class_weighted + mixup_cutmix"
+    cut = recipe.load("cats.yaml", ["method={name: supervised}", "mixture.name=cutmix"])
+    assert cut.system == "cross_entropy + cutmix"
+
+
 def test_loss_and_mixture_are_checked_like_the_method(complaint):
     assert "did you mean loss.tau?" in complaint("cats.yaml", "loss={name: logit_adjusted, taw: 1}")
     assert "there is no mixture 'mixupp'; did you mean mixup?" in complaint("cats.yaml", "mixture.name=mixupp")

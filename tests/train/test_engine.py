@@ -16,7 +16,7 @@ from glmc.methods.supervised import Supervised
 from glmc.models import Backbone
 from glmc.models.cifar_resnet import CifarResNet
 from glmc.runs.trained import evaluate, logits_of
-from glmc.train.engine import Meter, State, fit, refuse_non_finite, training_step
+from glmc.train.engine import Inputs, Meter, State, drawn, fit, refuse_non_finite, training_step
 
 CPU = torch.device("cpu")
 COUNTS = torch.tensor([30, 12, 4])
@@ -37,6 +37,12 @@ def parts(kind, seed=0, device=CPU):
         [{"name": "all", "params": method.parameters(), "peak": 0.05}], lr=lr, momentum=0.9, fused=True
     )
     return method, loader, optimizer
+
+
+def drawn_step(method, loader):
+    """The inputs of the first step of an epoch."""
+    draws = {name: table[0] for name, table in drawn(method, loader, 0, 2).items()}
+    return Inputs(next(loader.parts(loader.epoch(0))), draws, torch.tensor(0.5))
 
 
 def fitting(method, loader, optimizer, state, **options):
@@ -146,3 +152,27 @@ def test_flip_tta_averages_probabilities():
         pixels = view(images, {})
         probability = (method.predict(pixels).softmax(1) + method.predict(pixels.flip(3)).softmax(1)) / 2
     assert extras["nll"] == pytest.approx(-probability[torch.arange(46), labels].log().mean().item(), rel=1e-4)
+
+
+def test_a_method_may_stop_a_group_and_gather_before_each_epoch():
+    method, loader, optimizer = parts(Supervised)
+    method.rates = lambda progress: {"all": 1.0 if progress < 0.5 else 0.0}
+    gathered, weights = [], []
+    options = {"epochs": 2, "factors": [1.0, 1.0], "before_epoch": gathered.append}
+    for over, _ in fitting(method, loader, optimizer, State(), **options):
+        if over:
+            weights.append(method.classifier.weight.detach().clone())
+    assert gathered == [0, 1]
+    assert torch.equal(weights[0], weights[1])
+    resumed = State(epoch=1, step=2, steps=6)
+    next(iter(fitting(method, loader, optimizer, resumed, **options)))
+    assert gathered == [0, 1]  # what was gathered for this epoch lies in the checkpoint
+
+
+def test_the_training_set_is_seen_in_order_without_augmentation():
+    _, loader, _ = parts(Supervised)
+    view = View([], (0.5,) * 3, (0.25,) * 3, CPU)
+    batches = list(loader.look(view))
+    assert torch.equal(torch.cat([batch.rows for batch in batches]), torch.arange(46))
+    assert torch.equal(torch.cat([batch.labels for batch in batches]), torch.from_numpy(LABELS))
+    assert torch.allclose(torch.cat([batch.views[0] for batch in batches]), view(torch.from_numpy(IMAGES), {}))

@@ -32,18 +32,50 @@ train:  {epochs: 3, precision: float32, device: cpu}
 eval:   {batch_size: 250}
 """
 OWN_METHODS = '''
+import copy
+
 import torch
 from torch.nn import functional as F
 from glmc.methods.supervised import Supervised
 
 
-class Dropping(Supervised):
-    """Cross entropy with dropout on the features."""
+class Hooked(Supervised):
+    """All that a method may ask for: class means, a queue, a momentum encoder, tables, rates; and dropout."""
+
+    def __init__(self, *parts, size: int = 40):
+        super().__init__(*parts)
+        width = self.backbone.out_dim
+        self.key = copy.deepcopy(self.backbone).requires_grad_(False)
+        self.register_buffer("means", torch.zeros(self.classes, width))
+        self.register_buffer("queue", torch.zeros(size, width))
+        self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
+
+    def tables(self, rng, *, epoch, epochs, steps, batch):
+        return {"slots": rng.below(len(self.queue), steps, batch)}  # int64: they stay integers
+
+    def before_epoch(self, epoch, epochs, look):
+        sums, seen = torch.zeros_like(self.means), torch.zeros(self.classes)
+        for batch in look("test"):
+            sums.index_add_(0, batch.labels, self.backbone(batch.views[0]))
+            seen += torch.bincount(batch.labels, minlength=self.classes)
+        self.means.copy_(sums / seen[:, None])
 
     def forward(self, step):
         batch = step.streams["instance"]
-        features = F.dropout(self.backbone(batch.views[0]), 0.5, self.training)
-        return {"dropped": F.cross_entropy(self.classifier(features), batch.labels)}
+        images, slots = batch.views[0], step.draws["slots"][: len(batch.labels)]
+        features = F.dropout(self.backbone(images), 0.5, self.training)
+        with torch.no_grad():
+            self.queue.index_copy_(0, slots, self.key(images))
+            self.filled.add_(len(slots))
+        pull = (features - self.means[batch.labels]).pow(2).mean() - (features @ self.queue.T).sigmoid().mean()
+        return {"loss": self.loss(self.logits(features), batch.labels, step.progress), "pull": 0.01 * pull}
+
+    def after_step(self):
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.key.parameters()), list(self.backbone.parameters()), 0.1)
+
+    def rates(self, progress):
+        return {"backbone": 1.0 if progress < 0.5 else 0.0}
 
 
 class Bursting(Supervised):
@@ -183,7 +215,9 @@ def test_result_json_says_everything_in_the_right_type(plain):
         "weights_sha256": str, "seconds": dict, "step": dict,
     }  # fmt: skip
     assert {key: type(value) for key, value in result.items()} == kinds
-    assert (result["schema"], result["recipe"], result["method"], result["backbone"]) == (1, "tiny", "glmc", "resnet20")
+    assert (result["schema"], result["recipe"], result["method"], result["backbone"]) == (
+        1, "tiny", "glmc + class_weighted + mixup_cutmix", "resnet20"
+    )  # fmt: skip
     assert (result["epochs"], result["steps"], result["seed"]) == (3, 3 * STEPS, 0)
     assert result["step"] == {"asked": "eager", "eager": 3 * STEPS}
     assert result["counts"] == [int(36 * 0.25 ** (c / 9)) for c in range(10)]
@@ -294,11 +328,11 @@ def test_seeds_side_by_side_are_stopped_and_resumed_together(plain, place, no_re
 # -------------------------------------------------------------------------------------------------- kill and resume
 
 SETTINGS = {
-    "sgd with a moving average": ["train.ema=0.9", "optim.momentum=0.9"],
-    "adamw, dropout in a method of one's own": [
+    "sgd with a moving average, uphill": ["train.ema=0.9", "optim.momentum=0.9", "optim.sharpness={rho: 0.05}"],
+    "adamw, a method of one's own with every hook and dropout": [
         "optim.name=adamw",
         "optim.lr=0.003",
-        "method={name: own_methods:Dropping}",
+        "method={name: own_methods:Hooked}",
         "optim.backbone_lr=0.001",
         "optim.clip=1",
     ],

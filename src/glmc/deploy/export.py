@@ -122,7 +122,7 @@ def open_run(run: Path, screen: Screen) -> Opened:
     about = {
         "format": 1,
         "recipe": recipe.name,
-        "method": recipe.method.name,
+        "method": recipe.system,
         "network": recipe.model.name,
         "parameters": sum(p.numel() for p in trained.method.parameters()),
         "answering_parameters": answering_parameters(model, torch.zeros(1, stored, stored, channels).byte()),

@@ -306,7 +306,7 @@ def plain_network(model: Deployed, name: str, channels: int) -> tuple[nn.Module,
     head = model.method.head()
     if head is None or model.method.backbone.experts > 1:
         raise UserError(
-            f"{type(model.method).__name__} does not answer with one linear classifier on one network: only the "
+            f"{type(model.method).__name__} does not predict with one linear classifier on one network: only the "
             f"formats onnx and torch-export are possible"
         )
     weights = model.method.backbone.net.state_dict()

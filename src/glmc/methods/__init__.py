@@ -11,3 +11,7 @@ METHODS = {
     "maxnorm": "glmc.methods.maxnorm:MaxNorm",
     "lws": "glmc.methods.lws:LWS",
 }
+USUAL = {  # loss and mixture where a recipe does not name them; of all others cross_entropy and none
+    "glmc": {"loss": "class_weighted", "mixture": "mixup_cutmix"},
+    "maxnorm": {"loss": "softmax_bce"},
+}

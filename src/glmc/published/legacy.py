@@ -181,6 +181,8 @@ def _values(
         values["data.split_seed"] = given["seed"]  # one seed for everything in the published code
     network, remarks = _network(program, data_set, given.get("arch"))
     values["model.name"] = network
+    if program == "main":
+        values["model.heads"] = "he_uniform" if network == NETWORKS["resnet32"][0] else "uniform"
     if "gpu" in given:
         values["train.device"] = "cuda"
     return values, remarks

@@ -6,7 +6,6 @@ are the keyword-only arguments of the classes that these name, see `glmc.recipe.
 these classes, once everything else is right.
 """
 
-import copy
 import difflib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar, Union, ge
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from glmc.errors import UserError
+from glmc.methods import USUAL
 from glmc.recipe.choice import TABLES, check_name, complete
 from glmc.recipe.complaints import complaints
 from glmc.recipe.document import Document, head, read, read_text, write
@@ -41,7 +41,6 @@ from glmc.recipe.sections import (
 )
 
 RECIPES = files("glmc") / "recipes"
-USUAL = {"loss": {"name": "cross_entropy"}, "mixture": {"name": "none"}}  # where a recipe does not say
 R = TypeVar("R", bound="Recipe")
 
 
@@ -79,6 +78,13 @@ class Recipe(Section):
     def about(self) -> str:
         """The comment at the head of the recipe: what it is, where its values come from, how to run it."""
         return self._about
+
+    @property
+    def system(self) -> str:
+        """What is trained, in a few words: method, loss and mixture, e.g. "logit_adjusted + cutmix"."""
+        usual = ("supervised", None, "none")
+        names = (self.method.name, self.loss.name, self.mixture.name)
+        return " + ".join(name for name, plain in zip(names, usual, strict=True) if name != plain)
 
     def override(self, *assignments: str) -> Self:
         """A recipe with some values replaced, e.g. `recipe.override("train.seed=3")`; checked as `load` checks.
@@ -164,7 +170,7 @@ def _parse(text: str, overrides: Sequence[str], name: str, label: str, kind: typ
     document = read(text, label)
     if not isinstance(document.tree, dict):
         raise UserError(f"{label} holds no recipe: write sections such as `data: {{name: digits}}`")
-    document.tree = {"name": name, **copy.deepcopy(USUAL), **document.tree}
+    document.tree = {"name": name, **document.tree}
     return _build(document, overrides, head(text), kind)
 
 
@@ -187,6 +193,7 @@ def _build(document: Document, overrides: Iterable[str], about: str, kind: type[
     mixture, which their classes know.
     """
     document.override(overrides)
+    _name_the_usual(document.tree)
     tree = dict(document.tree)
     for section in TABLES:
         if isinstance(tree.get(section), dict):
@@ -206,6 +213,15 @@ def _build(document: Document, overrides: Iterable[str], about: str, kind: type[
     recipe = recipe.model_copy(update=whole)
     recipe._about = about
     return recipe
+
+
+def _name_the_usual(tree: dict[str, Any]) -> None:
+    """Loss and mixture of a recipe that does not name them: those that its method usually goes with."""
+    method = tree.get("method")
+    usual = USUAL.get(str(method.get("name")), {}) if isinstance(method, dict) else {}
+    for section, plain in (("loss", "cross_entropy"), ("mixture", "none")):
+        if isinstance(tree.setdefault(section, {}), dict):
+            tree[section] = {"name": usual.get(section, plain), **tree[section]}
 
 
 def _chosen(document: Document, section: str) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class Result(_File):
 
     format: Literal[1] = Field(default=1, alias="schema")
     recipe: str
-    method: str
+    method: str  # with loss and mixture, see `Recipe.system`
     backbone: str
     parameters: int
     counts: list[int]  # [C], training images per class

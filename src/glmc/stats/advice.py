@@ -177,8 +177,8 @@ def mend(facts: Facts) -> tuple[str, ...]:
             )
     if duplicates.within.images and "test" not in found.parts:
         sentences.append(
-            f"{number(duplicates.within.images, 'image')} with the same bytes as another of the class, and no test set: of "
-            "the images held out for it, some would have been trained on; remove the copies"
+            f"{number(duplicates.within.images, 'image')} with the same bytes as another of the class, and no test "
+            "set: of the images held out for it, some would have been trained on; remove the copies"
         )
     if "test" in found.parts:
         sentences += _test_set(found.parts["test"].counts)

@@ -252,7 +252,7 @@ def conclude(parts: Parts, run: Path, state: State, records: list[dict[str, Any]
     last, confusion = parts.scored(tally)
     found = Result(
         recipe=recipe.name,
-        method=recipe.method.name,
+        method=recipe.system,
         backbone=recipe.model.name,
         parameters=sum(p.numel() for p in parts.method.parameters()),
         counts=parts.counts.tolist(),
@@ -320,7 +320,7 @@ def announce(parts: Parts, run: Path, screen: Screen) -> None:
     recipe, data, counts = parts.recipe, parts.data, parts.counts
     parameters = sum(p.numel() for p in parts.method.parameters())
     screen.say(
-        f"{recipe.name}: {recipe.method.name} on {recipe.model.name} ({parameters / 1e6:.2f} M parameters with heads), "
+        f"{recipe.name}: {recipe.system} on {recipe.model.name} ({parameters / 1e6:.2f} M parameters with heads), "
         f"{recipe.train.precision} on {parts.device}, in {run}"
     )
     screen.say(

@@ -140,7 +140,7 @@ def adjust(
     folder.write_confusion(target / "confusion.csv", confusion, trained.classes)
     found = Result(
         recipe=recipe.name,
-        method=recipe.method.name,
+        method=recipe.system,
         backbone=recipe.model.name,
         parameters=sum(p.numel() for p in trained.method.parameters()),
         counts=trained.counts.tolist(),
