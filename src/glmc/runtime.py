@@ -95,7 +95,7 @@ def _convolve(x: Tensor, weight: Tensor, stride: int) -> tuple[list[Tensor], flo
     return [y.detach(), *gradients], fastest
 
 
-def pick_mode(device: torch.device, flops: float) -> Literal["graph", "compile", "eager"]:
+def pick_mode(device: torch.device, flops: float) -> Literal["graph_compile", "graph", "compile", "eager"]:
     """How a run's steps are carried out, if its recipe does not say; `flops` are those of all its steps together.
 
     The same on every machine with such a device, as compiled steps round differently.
@@ -118,9 +118,9 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=device.type != "cuda")
 
 
-def own_stream(device: torch.device, runs: int) -> AbstractContextManager[object]:
-    """A context that may be entered again and again: where a run computes when several share a device."""
-    if device.type == "cuda" and runs > 1:
+def own_stream(device: torch.device) -> AbstractContextManager[object]:
+    """A context that may be entered again and again: the stream of a GPU in which a run computes, by itself."""
+    if device.type == "cuda":
         stream = torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))  # in which the run's tensors have been made
         return torch.cuda.stream(stream)

@@ -11,7 +11,7 @@ from torch import nn
 from glmc.methods.glmc import GLMC
 from glmc.methods.supervised import Supervised
 from glmc.train.engine import Inputs, state_of, training_step
-from glmc.train.execution import Fallback, Graphed, copied, leaves, restore
+from glmc.train.execution import Fallback, Graphed, RecordingFailed, copied, leaves, restore
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -128,6 +128,69 @@ def test_a_mode_that_has_worked_is_not_left_in_silence():
     function([])
     with pytest.raises(RuntimeError, match="out of memory"):
         function([])
+
+
+def test_a_recording_that_fails_for_a_later_shape_is_left_too():
+    """The last batch of an epoch has a graph of its own; the state is as before, so that the run goes on."""
+    said = []
+
+    def recorded(values):
+        if len(values) < 2:
+            raise RecordingFailed("operation not permitted when stream is capturing")
+        return sum(values)
+
+    makers = {"graph": lambda: recorded, "compile": lambda: sum, "eager": lambda: sum}
+    function = Fallback("graph", makers, said.append)
+    assert [function([1, 2]), function([3]), function([1, 2])] == [3, 3, 3]
+    assert function.mode == "compile"
+    assert said == [
+        "train.step=graph does not work here (operation not permitted when stream is capturing): going on with compile"
+    ]
+
+
+def test_after_a_failed_recording_nothing_more_is_recorded(monkeypatch):
+    monkeypatch.setattr(Graphed, "refused", True)
+    with pytest.raises(RecordingFailed, match="an earlier recording has failed"):
+        Graphed(sum)((torch.zeros(2),))
+
+
+def whole_recipe(mode, tmp_path):
+    """A short run of everything that a step can hold, with a last batch; its weights."""
+    from glmc import recipe
+    from glmc.runs import checkpoint
+    from glmc.train import run
+
+    values = [
+        "model.name=resnet32", "data.batch_size=64", "data.n_max=60", "data.imbalance=10", "train.precision=bfloat16",
+        "train.ema=0.9", "optim.sharpness={rho: 0.05}", "optim.clip=1", "train.epochs=2", "eval.every=2", "expect=null",
+        f"train.step={mode}", "train.device=cuda",
+    ]  # fmt: skip
+    out = run.train(recipe.load("digits_lt/glmc", values), tmp_path / mode, command="", quiet=True, since=0.0)
+    assert json.loads((out / "result.json").read_text())["step"].keys() == {"asked", mode}
+    point = checkpoint.latest(out / "checkpoints")
+    return point.tensors("weights") | {f"average.{k}": v for k, v in point.tensors("average").items()}
+
+
+@needs_gpu
+def test_a_recorded_run_is_the_eager_run_bit_by_bit(tmp_path, monkeypatch):
+    """ResNet-32 in bfloat16, batches of 64 and a last one, SAM, clipping, a moving average; deterministic cuDNN."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    eager, graph = whole_recipe("eager", tmp_path), whole_recipe("graph", tmp_path)
+    assert all(torch.equal(value, graph[name]) for name, value in eager.items())
+
+
+@needs_gpu
+def test_dropout_is_the_same_in_a_graph():
+    """Warm-ups draw, too; the first recorded step must see the numbers that an eager one does."""
+    layer = nn.Dropout(0.5).cuda()
+    graphed = Graphed(lambda inputs: layer(inputs[0]))
+    x = torch.ones(1000, device="cuda")
+    for seed in range(3):
+        torch.manual_seed(seed)
+        wanted = layer(x)
+        torch.manual_seed(seed)
+        assert torch.equal(graphed((x,)), wanted)
 
 
 @needs_gpu

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from glmc import __main__, recipe, report, runtime
+from glmc.random import Draws
 from glmc.runs import checkpoint
 from glmc.runs import trained as trained_run
 from glmc.screen import Screen
@@ -83,6 +84,16 @@ class Bursting(Supervised):
 
     def forward(self, step):
         return {**super().forward(step), "fragile": 1e-3 * torch.log(0.5 - step.progress)}
+
+
+class Unlucky(Supervised):
+    """Its second term is NaN where a random number is small: with some seeds, not with others."""
+
+    def tables(self, rng, *, epoch, epochs, steps, batch):
+        return {"luck": rng.uniform(steps)}
+
+    def forward(self, step):
+        return {**super().forward(step), "luck": 0 * (step.draws["luck"] - 0.03).sqrt()}
 '''
 
 
@@ -323,6 +334,22 @@ def test_seeds_side_by_side_are_stopped_and_resumed_together(plain, place, no_re
     same(Path("halved/seed-0"), plain)
     assert len(json.loads(Path("halved/summary.json").read_text())["runs"]) == 3
     assert "runs_per_hour" not in json.loads(Path("halved/summary.json").read_text())
+
+
+def test_a_loss_that_is_nan_ends_its_own_run_and_not_those_beside_it(place, no_report, capsys):
+    """Exit code 3, naming the run; the summary is of the others."""
+
+    def unlucky(seed):
+        return any((Draws(seed, "method", epoch).uniform(STEPS) < 0.03).any() for epoch in range(3))
+
+    bad = next(seed for seed in range(100) if unlucky(seed))
+    good = next(seed for seed in range(100) if not unlucky(seed))
+    words = ["method={name: own_methods:Unlucky}", "--seeds", f"{bad},{good}", "--together", "2", "--out", "unlucky"]
+    assert glmc("train", "tiny.yaml", *words) == 3
+    assert f"seed-{bad}: the loss term 'luck' became nan in epoch" in capsys.readouterr().err
+    summary = json.loads(Path("unlucky/summary.json").read_text())
+    assert [run["seed"] for run in summary["runs"]] == [good]
+    assert not Path(f"unlucky/seed-{bad}/result.json").exists()
 
 
 # -------------------------------------------------------------------------------------------------- kill and resume

@@ -351,10 +351,10 @@ class Train(Section):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the products; auto: bfloat16 where the hardware is made for it"
     )
-    step: Literal["auto", "graph", "compile", "eager"] = Field(
+    step: Literal["auto", "graph_compile", "graph", "compile", "eager"] = Field(
         "auto",
-        description="how a step is carried out: replayed as a CUDA graph, compiled, or as it is written; auto: a graph "
-        "on CUDA, on a CPU compiled if the run is long. What does not work is left for the next, and that is said",
+        description="how a step is carried out: replayed as a CUDA graph, compiled, both, or as it is written; auto: a "
+        "graph on CUDA, on a CPU compiled if the run is long. What does not work is left for the next, which is said",
     )
     threads: int | None = Field(
         None, ge=1, description="processor threads; null: PyTorch's choice. Small networks are faster with 1"

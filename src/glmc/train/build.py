@@ -119,8 +119,8 @@ def build(recipe: Recipe, screen: Screen, *, initial: bool = True) -> Parts:
     if mode == "auto":
         mode = runtime.pick_mode(device, steps * step_flops(method, loader, data))
         settled = settled.override(f"train.step={mode}")
-    if mode == "graph" and device.type != "cuda":  # a run that was begun on a GPU may go on elsewhere
-        screen.say(f"train.step=graph needs a CUDA device, and this is {device.type}: steps are carried out eagerly")
+    if mode.startswith("graph") and device.type != "cuda":  # a run that was begun on a GPU may go on elsewhere
+        screen.say(f"train.step={mode} needs a CUDA device, and this is {device.type}: steps are carried out eagerly")
         mode = "eager"
     return Parts(
         recipe=settled,
@@ -212,6 +212,7 @@ def build_step(
     return Fallback(
         mode,
         {
+            "graph_compile": lambda: Graphed(written(compiled=True), lambda: state_of(method, optimizer, average)),
             "graph": lambda: Graphed(written(), lambda: state_of(method, optimizer, average)),
             "compile": lambda: written(compiled=True),
             "eager": written,
@@ -227,7 +228,7 @@ def build_logits(mode: Mode, method: Method, recipe: Settled, screen: Screen) ->
     def of(flip: bool) -> Fallback:
         logits = logits_of(method, view, precision=recipe.train.precision, flip=flip)
         makers: Makers = {"graph": lambda: Graphed(logits), "compile": lambda: logits, "eager": lambda: logits}
-        return Fallback("graph" if mode == "graph" else "eager", makers, screen.say, "evaluation")
+        return Fallback("graph" if mode.startswith("graph") else "eager", makers, screen.say, "evaluation")
 
     return {flip: of(flip) for flip in (False, True)}
 
@@ -296,7 +297,7 @@ def try_one_step(parts: Parts) -> int:
     """Refuse a model that cannot take the images or the batches, or a batch too large for the memory, before training.
 
     Returns:
-        About how many bytes of the device training will take beside the images; 0 where nobody tells.
+        About how many bytes of the device the run will take, its images included; 0 if unknown.
 
     Raises:
         UserError: any of these; names the value to change.
@@ -333,4 +334,7 @@ def try_one_step(parts: Parts) -> int:
                 f"data.batch_size={recipe.data.batch_size} leaves a last batch of one image, which "
                 f"{recipe.model.name} cannot train on at {size}; take another data.batch_size"
             ) from error
-    return needed
+    held = [images for images, _ in parts.sets.values()]
+    held += [loader.images] if isinstance(loader, ResidentLoader) else []
+    on_device = sum(images.nbytes for images in held if images.device.type == device.type)
+    return needed + on_device if needed else 0

@@ -120,6 +120,8 @@ def training_step(
     """
     fused = torch.compile(method.forward, dynamic=False) if compiled else method.forward
 
+    follow = None if average is None else following(average, method, ema)
+
     def gradient(step: Step) -> Terms:
         forward = fused if len(step.streams["instance"].rows) == loader.batch_size else method.forward
         with autocast(loader.device, precision):
@@ -140,21 +142,35 @@ def training_step(
             clip_grad_norm_(method.parameters(), clip)
         optimizer.step()
         method.after_step()
-        if average is not None:
-            follow(average, method, ema)
+        if follow is not None:
+            follow()
         return {name: term.detach() for name, term in terms.items()}
 
     return step
 
 
-@torch.no_grad()
-def follow(average: Method, method: Method, keep: float) -> None:
+def following(average: Method, method: Method, keep: float) -> Callable[[], None]:
     """Exponential moving average: average = keep * average + (1 - keep) * method; counters are copied."""
-    for mean, value in zip(average.state_dict().values(), method.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            mean.lerp_(value, 1 - keep)
-        else:
+    pairs = list(zip(average.state_dict().values(), method.state_dict().values(), strict=True))
+    means, values = zip(*[pair for pair in pairs if pair[0].is_floating_point()], strict=True)
+    counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    @torch.no_grad()
+    def follow() -> None:
+        torch._foreach_lerp_(means, values, 1 - keep)  # one kernel for all of them
+        for mean, value in counters:
             mean.copy_(value)
+
+    return follow
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed the generators of the processor and of the device; `torch.manual_seed` walks every backend there is."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(seed)
+    elif device.type != "cpu":
+        torch.manual_seed(seed)
 
 
 def drawn(method: Method, loader: Loader, epoch: int, epochs: int) -> dict[str, Tensor]:
@@ -216,7 +232,7 @@ def fit(
         meter = Meter(loader.device, state.sums, state.step)
         method.train()
         for parts in loader.parts(tables, first=state.step):
-            torch.manual_seed(int(seeds[state.step]))  # dropout, too, is a function of seed, epoch and position
+            seed_generators(int(seeds[state.step]), loader.device)  # dropout, too, depends on seed, epoch and position
             meter.add(step(Inputs(parts, {name: table[state.step] for name, table in draws.items()}, progress)))
             state.step, state.steps = state.step + 1, state.steps + 1
             if state.step == loader.steps or state.steps == max_steps:

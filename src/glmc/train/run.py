@@ -15,7 +15,7 @@ from glmc.batches.resident import Loader
 from glmc.data.decode import decode_image
 from glmc.data.prepare import pixels
 from glmc.data.split import Paths
-from glmc.errors import Interrupted, UserError
+from glmc.errors import Interrupted, NonFiniteLoss, UserError
 from glmc.metrics import per_class
 from glmc.recipe import HARMLESS, Recipe
 from glmc.report import evidence
@@ -122,7 +122,8 @@ def take_up(run: Path, overrides: tuple[str, ...], screen: Screen, command: str,
         write_atomic(run / "recipe.yaml", parts.recipe.to_yaml())  # it may not have been settled yet
     state = restore(parts, point) if point else State()
     screen.say(f"going on from epoch {state.epoch + 1}, step {state.step} of {parts.loader.steps}")
-    return ready(Begun(parts, run, state, screen, 0, trackers.Tracks(run, screen.say)), command, since)
+    memory = try_one_step(parts) if parts.device.type == "cuda" else 0  # to know how many fit side by side
+    return ready(Begun(parts, run, state, screen, memory, trackers.Tracks(run, screen.say)), command, since)
 
 
 def carry_out(begun: Sequence[Begun], again: Path, screen: Screen) -> None:
@@ -135,8 +136,10 @@ def carry_out(begun: Sequence[Begun], again: Path, screen: Screen) -> None:
 
     Raises:
         Interrupted: a signal has come; all that is unfinished has been saved.
+        NonFiniteLoss: of some runs; the others have been trained to their end.
     """
     total = sum(each.parts.total_steps for each in begun)
+    failed: dict[Path, NonFiniteLoss] = {}
     with contextlib.ExitStack() as stack, signals() as arrived, screen.bar("training", total) as bar:
         for each in begun:
             stack.callback(each.tracks.finish)
@@ -144,17 +147,27 @@ def carry_out(begun: Sequence[Begun], again: Path, screen: Screen) -> None:
         def tell(line: str) -> None:
             bar.to(sum(each.state.steps for each in begun), what=line)
 
-        alive = [(training(each, tell, arrived), runtime.own_stream(each.parts.device, len(begun))) for each in begun]
+        alive = [(each, training(each, tell, arrived), runtime.own_stream(each.parts.device)) for each in begun]
         while alive:
-            for steps, stream in tuple(alive):
-                with stream:
-                    if next(steps, None) is None:
-                        alive.remove((steps, stream))
-    if arrived and not all(result.finished(each.run) for each in begun):
+            for one in tuple(alive):
+                each, steps, stream = one
+                try:
+                    with stream:
+                        if next(steps, None) is None:
+                            alive.remove(one)
+                except NonFiniteLoss as error:
+                    failed[each.run] = error
+                    alive.remove(one)
+    if arrived and not all(result.finished(each.run) or each.run in failed for each in begun):
         name = signal.Signals(arrived[0]).name
         raise Interrupted(f"stopped by {name}, state saved; go on with: glmc train --resume {again}", arrived[0])
     for each in begun:
-        folder.show(each.run, each.screen)
+        if each.run not in failed:
+            folder.show(each.run, each.screen)
+    if len(begun) == 1 and failed:
+        raise failed[begun[0].run]
+    if failed:
+        raise NonFiniteLoss("; ".join(f"{run.name}: {error}" for run, error in failed.items()))
 
 
 def training(begun: Begun, tell: Callable[[str], None], arrived: Sequence[int]) -> Iterator[int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from glmc import runtime
+from glmc.errors import NonFiniteLoss
 from glmc.recipe import Recipe, parse
 from glmc.runs import folder, result
 from glmc.runs.files import write_atomic
@@ -47,24 +48,34 @@ def train_seeds(
 
 
 def go_through(base: Path, *, together: int | None = None, command: str, quiet: bool, since: float) -> None:
-    """Train each seed of a folder, go on with it, or take it as it is if it is finished; then summarise them."""
+    """Train each seed of a folder, go on with it, or take it as it is if it is finished; then summarise them.
+
+    Raises:
+        NonFiniteLoss: of some runs; the others have been trained and summarised.
+    """
     screen = Screen(quiet=quiet)
     recipes = [parse(text) for text in json.loads((base / "seeds.json").read_text())]
     runs = [base / f"seed-{recipe.train.seed}" for recipe in recipes]
     todo = [pair for pair in zip(recipes, runs, strict=True) if not result.finished(pair[1])]
     anew = not any(run.exists() for run in runs)
-    began = time.perf_counter()
+    began, failures = time.perf_counter(), list[str]()
     while todo:
         group = [take(*todo.pop(0), quiet=quiet, command=command, since=since)]
         number = together or runtime.runs_that_fit(group[0].parts.device, group[0].memory)
         while todo and len(group) < number:
             group.append(take(*todo.pop(0), quiet=quiet, command=command, since=time.perf_counter()))
-        carry_out(group, base, screen)
+        try:
+            carry_out(group, base, screen)
+        except NonFiniteLoss as error:  # of some; the others go on, and the summary is of those that came to their end
+            failures.append(str(error))
         since = time.perf_counter()
     hours = (time.perf_counter() - began) / 3600
 
     from glmc import report
 
+    runs = [run for run in runs if result.finished(run)]
+    if not runs:
+        raise NonFiniteLoss("; ".join(failures))
     spread = report.summary(runs)
     summary = summarise(runs, spread) | ({"runs_per_hour": len(runs) / hours} if anew else {})
     write_atomic(base / "summary.json", json.dumps(summary, indent=1) + "\n")
@@ -75,6 +86,8 @@ def go_through(base: Path, *, together: int | None = None, command: str, quiet: 
     screen.table(f"{recipes[0].name}, mean and standard deviation", rows)
     speed = f"   {summary['runs_per_hour']:.1f} runs per hour" if anew else ""
     screen.say(f"{base / 'summary.json'}{speed}")
+    if failures:
+        raise NonFiniteLoss(f"{'; '.join(failures)}; the summary is of the other {len(runs)}")
 
 
 def take(recipe: Recipe, run: Path, *, quiet: bool, command: str, since: float) -> Begun:
