@@ -44,6 +44,12 @@ def test_what_does_not_go_together_is_refused_in_a_sentence(monkeypatch):
     assert build("supervised", loss="labels_only", mixture="none")
 
 
+def test_a_loss_for_labels_is_refused_in_glmc_s_conventional_head_too(monkeypatch):
+    monkeypatch.setitem(LOSSES, "labels_only", f"{__name__}:LabelsOnly")
+    with pytest.raises(UserError, match="the loss LabelsOnly takes labels, and MixUpCutMix mixes them"):
+        build("glmc", conventional={"name": "labels_only"})
+
+
 @pytest.mark.parametrize("mixture", ["mixup", "cutmix"])
 def test_partners_come_from_the_batch_or_from_a_second_stream(mixture):
     within = build("supervised", mixture=mixture)

@@ -79,11 +79,9 @@ def test_exponent_zero_weighs_all_the_same():
     assert torch.equal(class_weights(torch.tensor([5, 1, 70]), 0.0), torch.ones(3))
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", ["cross_entropy", "class_weighted", "logit_adjusted", "balanced_softmax"])
 def test_equal_counts_give_cross_entropy(name):
-    """A theorem for all but softmax BCE, which is another function of the probabilities."""
-    if name == "softmax_bce":
-        return
+    """Of those that differ from it by the counts alone."""
     logits, labels = torch.randn(6, 4, dtype=torch.float64), torch.randint(4, (6,))
     loss = choice.build("loss", {"name": name}, torch.full((4,), 9))
     plain = torch.nn.functional.cross_entropy(logits, labels).item()

@@ -43,7 +43,7 @@ def random_step(method: Method, progress=0.5, batch=6, seed=0, dtype=torch.float
         )
         for name in method.streams
     }
-    tables = method.tables(Draws(seed, "step"), epoch=1, epochs=2, steps=1, batch=batch)
+    tables = method.tables(Draws(seed, "step"), epoch=50, epochs=100, steps=1, batch=batch)
     draws = {name: torch.as_tensor(np.asarray(table[0])) for name, table in tables.items()}
     draws = {name: table.to(dtype) if table.is_floating_point() else table for name, table in draws.items()}
     return Step(streams, draws, torch.tensor(progress, dtype=dtype))

@@ -95,3 +95,19 @@ def test_names_and_keys_are_checked_before_torch_is_loaded(shop: Path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
     check_name("method", "somewhere.else:Method")  # is looked for only when everything else is right
+
+
+def test_values_out_of_range_are_told_at_their_place(complaint):
+    said = complaint("cats.yaml", "loss={name: cross_entropy, smoothing: 1.5}")
+    assert said.endswith("loss.smoothing must lie in [0, 1), not 1.5")
+    assert said.startswith("override loss=")
+    nested = complaint("cats.yaml", "method={name: glmc, conventional: {name: cross_entropy, smoothing: -1}}")
+    assert "method.conventional.smoothing must lie in [0, 1), not -1.0" in nested
+    assert "mixture.sampling must lie in [-10, 10]" in complaint("cats.yaml", "mixture={name: mixup, sampling: 50}")
+
+
+def test_settings_that_nobody_chose_do_not_stand_in_the_way_of_another_name():
+    whole = recipe.load("digits_lt/ce")  # complete: smoothing is 0
+    assert whole.override("loss.name=logit_adjusted").loss.params == {"tau": 1.0}
+    with pytest.raises(UserError, match="the loss logit_adjusted has no smoothing"):
+        whole.override("loss.smoothing=0.1").override("loss.name=logit_adjusted")

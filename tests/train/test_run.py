@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -84,6 +85,21 @@ class Bursting(Supervised):
 
     def forward(self, step):
         return {**super().forward(step), "fragile": 1e-3 * torch.log(0.5 - step.progress)}
+
+
+class Vector(Supervised):
+    """Forgets to take the mean."""
+
+    def forward(self, step):
+        batch = step.streams["instance"]
+        return {"loss": F.cross_entropy(self.predict(batch.views[0]), batch.labels, reduction="none")}
+
+
+class Broken(Supervised):
+    """Has a mistake of its own."""
+
+    def forward(self, step):
+        return {"loss": self.nothing(step)}
 
 
 class Unlucky(Supervised):
@@ -334,6 +350,22 @@ def test_seeds_side_by_side_are_stopped_and_resumed_together(plain, place, no_re
     same(Path("halved/seed-0"), plain)
     assert len(json.loads(Path("halved/summary.json").read_text())["runs"]) == 3
     assert "runs_per_hour" not in json.loads(Path("halved/summary.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("method", "sentence"),
+    [
+        (
+            "Vector",
+            r"the term 'loss' of own_methods:Vector .* has shape \[\d+\], and a loss is a scalar",
+        ),
+        ("Broken", r"own_methods\.py:\d+: AttributeError: 'Broken' object has no attribute 'nothing'; --debug shows"),
+    ],
+)
+def test_a_mistake_in_a_method_of_ones_own_is_told_with_its_line(place, capsys, method, sentence):
+    assert glmc("train", "tiny.yaml", f"method={{name: own_methods:{method}}}", "--out", method) == 2
+    assert re.search(sentence, capsys.readouterr().err)
+    assert not Path(method).exists()
 
 
 def test_a_loss_that_is_nan_ends_its_own_run_and_not_those_beside_it(place, no_report, capsys):

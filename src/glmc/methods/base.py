@@ -48,14 +48,21 @@ class Method(nn.Module):
         self.backbone, self.classes = backbone, len(counts)
         self.loss, self.mixture = loss, mixture
         name = type(self).__name__
-        if mixture.mixes and not loss.mixed:
-            raise ValueError(f"the loss {type(loss).__name__} takes labels, and {type(mixture).__name__} mixes them")
+        self.refuse_mixed(loss)
         if mixture.mixes and not self.takes_mixture:
             raise ValueError(f"the method {name} does not mix images: leave mixture out")
         if type(loss) is not CrossEntropy and not self.takes_loss:
             raise ValueError(f"the method {name} has a loss of its own: leave loss out")
         if backbone.experts > 1 and not self.takes_experts:
             raise ValueError(f"the method {name} trains a single expert: set model.experts to 1")
+
+    def refuse_mixed(self, loss: Loss) -> None:
+        """Raise a `ValueError` if a loss takes labels only and the mixture makes distributions of them."""
+        if self.mixture.mixes and not loss.mixed:
+            raise ValueError(
+                f"the loss {type(loss).__name__} takes labels, and {type(self.mixture).__name__} mixes them: set "
+                f"mixture.name=none, or take another loss"
+            )
 
     # --- training -----------------------------------------------------------------------------------------------------
 

@@ -59,6 +59,7 @@ class GLMC(Method):
         self.contrast_weight, self.rebalance = contrast_weight, rebalance
         self.view_scale = {"mean": 1.0, "sum": 2.0}[view_reduction]
         self.conventional_loss = conventional or CrossEntropy(counts)
+        self.refuse_mixed(self.conventional_loss)
         self.prior = loss.prior if rebalance else self.conventional_loss.prior
         self.classifier = classifier(self.conventional_loss.classifier, backbone.out_dim, self.classes)
         self.rebalanced = classifier(loss.classifier, backbone.out_dim, self.classes)  # answers at test time

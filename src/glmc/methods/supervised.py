@@ -23,6 +23,8 @@ class Supervised(Method):
         self, backbone: Backbone, counts: Tensor, loss: Loss, mixture: Mixture, *, sampling: float = 0.0
     ) -> None:
         super().__init__(backbone, counts, loss, mixture)
+        if abs(sampling) > 10:
+            raise ValueError(f"sampling must lie in [-10, 10], not {sampling}")
         self.views = ("train",) * mixture.views
         self.streams = {"instance": sampling or None}
         if mixture.stream is not None:

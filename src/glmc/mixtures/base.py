@@ -84,6 +84,8 @@ class Pairs(Mixture):
         super().__init__(counts)
         if alpha <= 0:
             raise ValueError(f"alpha must be above 0, not {alpha}")
+        if sampling is not None and abs(sampling) > 10:
+            raise ValueError(f"sampling must lie in [-10, 10], not {sampling}")
         if not 0 <= probability <= 1:
             raise ValueError(f"probability must lie in [0, 1], not {probability}")
         self.alpha, self.probability, self.per_image, self.stream = alpha, probability, per_image, sampling

@@ -19,7 +19,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from glmc.errors import UserError
 from glmc.methods import USUAL
-from glmc.recipe.choice import TABLES, check_name, complete
+from glmc.recipe.choice import TABLES, check_name, chosen, complete
 from glmc.recipe.complaints import complaints
 from glmc.recipe.document import Document, head, read, read_text, write
 from glmc.recipe.sections import (
@@ -92,7 +92,10 @@ class Recipe(Section):
         Raises:
             UserError: an assignment is not `key=value`, or the result is not a right recipe.
         """
-        return _build(Document(f"recipe {self.name}", self.model_dump()), assignments, self.about, type(self))
+        tree = self.model_dump()
+        for section in TABLES:  # a setting that nobody chose must not stand in the way of another name
+            tree[section] = chosen(section, tree[section])
+        return _build(Document(f"recipe {self.name}", tree), assignments, self.about, type(self))
 
     def settle(self, data: Mapping[str, Any], train: Mapping[str, Any]) -> "Settled":
         """The recipe with what it left open filled in: some values of `data` and of `train`."""

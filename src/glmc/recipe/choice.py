@@ -42,7 +42,7 @@ def check_name(section: str, name: str) -> None:
         return
     module, colon, kind = name.partition(":")
     if not colon:
-        near = difflib.get_close_matches(name, TABLES[section], n=1)
+        near = difflib.get_close_matches(name.lower(), TABLES[section], n=1)
         guess = f"did you mean {near[0]}?" if near else 'a class of your own is written "package.module:Class";'
         raise UserError(f"there is no {section} {name!r}; {guess} `glmc list {LISTS[section]}` names all")
     if not all(part.isidentifier() for part in (*module.split("."), kind)):
@@ -125,6 +125,12 @@ def nested(annotation: Any) -> str | None:
     return next((section for section in BASES if base_of(section) in kinds), None)
 
 
+def chosen(section: str, whole: Mapping[str, Any]) -> dict[str, Any]:
+    """Name and settings of a complete section, without those that are as the class has them by default."""
+    known = settings(section, whole["name"])
+    return {key: value for key, value in whole.items() if key == "name" or value != known[key][1]}
+
+
 def complete(
     document: Document, section: str, given: Mapping[str, Any], path: KeyPath, meanings: Mapping[str, str]
 ) -> dict[str, Any]:
@@ -161,7 +167,22 @@ def complete(
             except ValidationError as error:
                 for place, sentence in complaints(error, value, meanings, inner):
                     document.complain(place, sentence)
+    if section != "method" and not document.mistakes:  # a method needs a network first
+        _refuse_ranges(document, section, whole, path)
     return whole
+
+
+def _refuse_ranges(document: Document, section: str, whole: Mapping[str, Any], path: KeyPath) -> None:
+    """Complains about values that the class itself refuses, seen on classes of 10 to 1 images."""
+    import torch
+
+    try:
+        class_of(section, whole["name"])(
+            torch.arange(10, 0, -1), **{key: value for key, value in whole.items() if key != "name"}
+        )
+    except ValueError as error:
+        named = str(error).partition(" ")[0] in whole  # most sentences begin with the setting that is wrong
+        document.complain(path, f"{'.'.join(map(str, path))}{'.' if named else ': '}{error}")
 
 
 def _complete_nested(

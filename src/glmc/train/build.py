@@ -1,7 +1,9 @@
 """A recipe becomes objects: data on the device, method, loader, optimizer."""
 
 import copy
+import inspect
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +18,10 @@ from glmc.batches.streaming import StreamingLoader
 from glmc.data.prepare import Prepared, pixels, prepare
 from glmc.data.split import Paths
 from glmc.errors import UserError
+from glmc.losses.base import Loss
 from glmc.methods.base import Method
 from glmc.metrics import scores
+from glmc.mixtures.base import Mixture
 from glmc.recipe import Recipe, Settled, parse_settled
 from glmc.runs import checkpoint
 from glmc.runs.tally import Tally
@@ -293,6 +297,20 @@ def build_optimizer(method: Method, recipe: Settled) -> torch.optim.Optimizer:
     )
 
 
+def line_of_ones_own(error: BaseException, method: Method) -> str | None:
+    """ "file:line" in the innermost frame of an error that lies in a user's own method, loss or mixture; or none."""
+    kinds = {type(module) for module in method.modules() if isinstance(module, Method | Loss | Mixture)}
+    files = {inspect.getsourcefile(kind) for kind in kinds}
+    ours = str(Path(models.__file__).parent.parent)
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [
+        f
+        for f in frames
+        if f.filename in files and not f.filename.startswith(ours) and "site-packages" not in f.filename
+    ]
+    return f"{own[-1].filename}:{own[-1].lineno}" if own else None
+
+
 def try_one_step(parts: Parts) -> int:
     """Refuse a model that cannot take the images or the batches, or a batch too large for the memory, before training.
 
@@ -303,13 +321,21 @@ def try_one_step(parts: Parts) -> int:
         UserError: any of these; names the value to change.
     """
     recipe, loader, device, method = parts.recipe, parts.loader, parts.device, parts.method
-    draws = {name: table[0] for name, table in drawn(method, loader, 0, recipe.train.epochs).items()}
+    tables = drawn(method, loader, recipe.train.epochs // 2, recipe.train.epochs)
+    draws = {name: table[0] for name, table in tables.items()}
     first = next(loader.parts(loader.epoch(0)))
 
     def loss_of(trial: torch.nn.Module, images: int) -> Tensor:
         streams = {name: loader.batch(part.part(slice(0, images))) for name, part in first.items()}
         with runtime.autocast(device, recipe.train.precision):
-            return torch.stack(list(trial(Step(streams, draws, torch.tensor(0.5, device=device))).values())).sum()
+            terms = trial(Step(streams, draws, torch.tensor(0.5, device=device)))
+        for name, term in terms.items():
+            if term.ndim:
+                raise UserError(
+                    f"the term {name!r} of {recipe.system} has shape {list(term.shape)}, and a loss is a scalar: take "
+                    f"its mean"
+                )
+        return torch.stack(list(terms.values())).sum()
 
     size = f"{parts.data.size} x {parts.data.size} pixels"
     images, labels = parts.sets["test"]
@@ -321,7 +347,14 @@ def try_one_step(parts: Parts) -> int:
         raise UserError(
             f"{device} has no memory for two images of {size}; take a smaller model or data.size"
         ) from error
-    except (RuntimeError, AssertionError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:
+        line = line_of_ones_own(error, method)
+        if line is not None:
+            raise UserError(f"{line}: {type(error).__name__}: {error}; --debug shows the way there") from error
+        if not isinstance(error, RuntimeError | AssertionError | ValueError):
+            raise
         raise UserError(
             f"model.name={recipe.model.name} cannot take images of {size} ({str(error).splitlines()[0]}); "
             f"choose another data.size or model"
