@@ -266,6 +266,11 @@ class View:
         self.scale = torch.tensor([1 / (255 * s) for s in std], device=device)  # [ch]
         self.shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)  # [ch]
 
+    @property
+    def names(self) -> list[str]:
+        """Of its operations, in order."""
+        return [name for name, _ in self.operations]
+
     def side(self, side: int) -> int:
         """Side of the result in pixels for images of `side` x `side`."""
         for name, value in self.operations:

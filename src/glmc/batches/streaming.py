@@ -149,7 +149,8 @@ class StreamingLoader(Loader):
         """All images in order, in one view without anything random, `batch_size` at a time; workers decode them."""
         eye = StreamingLoader(
             self.paths, self.host_labels, [view], {"instance": None}, size=self.size, channels=self.channels,
-            workers=self.workers, batch_size=self.batch_size, seed=self.seed, device=self.device,
+            resize=self._shop.resize, exif=self._shop.exif, workers=self.workers, batch_size=self.batch_size,
+            seed=self.seed, device=self.device,
         )  # fmt: skip
         table = Stream(torch.arange(len(self.labels), device=self.device), ({},))
         try:

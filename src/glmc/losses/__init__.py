@@ -1,7 +1,7 @@
 """The losses, by name. A loss is a module: logits, targets and progress in, a scalar out; nothing else is needed.
 
 A new one is a file here, a row in the table and a recipe; a recipe may also name a class of its user's own as
-"package.module:Class". This file imports nothing, so that recipes can be checked before torch is loaded.
+"package.module:Class". This file imports nothing, so that names can be checked before torch is loaded.
 """
 
 LOSSES = {

@@ -6,11 +6,11 @@ Alshammari et al., CVPR 2022, arXiv:2203.14197, its released code.
 import torch
 from torch import Tensor
 
-from glmc.losses.base import Loss, precise
-from glmc.losses.class_weighted import class_weights
+from glmc.losses.base import precise
+from glmc.losses.class_weighted import ClassWeighted
 
 
-class SoftmaxBCE(Loss):
+class SoftmaxBCE(ClassWeighted):
     """Mean over samples and classes of w * BCE(softmax(logits), target), w the class weight of the sample.
 
     Its value is small (about 0.01 for 100 classes), so the strong weight decay that goes with it has the last word on
@@ -19,12 +19,6 @@ class SoftmaxBCE(Loss):
     Args:
         exponent: of the class weights n_c ** -exponent, which have mean 1.
     """
-
-    def __init__(self, counts: Tensor, *, exponent: float = 1.0) -> None:
-        super().__init__(counts)
-        self.prior = "uniform" if exponent else "training"
-        self.weights: Tensor
-        self.register_buffer("weights", class_weights(counts, exponent), persistent=False)  # [C]
 
     def forward(self, logits: Tensor, targets: Tensor, progress: Tensor) -> Tensor:  # noqa: D102
         log_p = precise(logits).log_softmax(1)  # [B, C]

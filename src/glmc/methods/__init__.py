@@ -2,7 +2,7 @@
 
 A new one is a file here, a row in the table and a recipe; but what is a product of sampling, mixture, network and loss
 needs none: it is a recipe of `supervised`. A recipe may also name a class of its user's own as "package.module:Class".
-This file imports nothing, so that recipes can be checked before torch is loaded.
+This file imports nothing, so that names can be checked before torch is loaded.
 """
 
 METHODS = {

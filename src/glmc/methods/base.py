@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from glmc.losses.base import Loss
-from glmc.losses.cross_entropy import CrossEntropy
 from glmc.mixtures.base import Mixture
 from glmc.models import Backbone
 from glmc.random import Draws
@@ -37,7 +36,7 @@ class Method(nn.Module):
     prior: Literal["training", "uniform"] = "training"  # class frequencies that `predict` is meant for
     second_stage = False  # whether it can only start from a trained run
     drifting = False  # whether the running averages of a frozen backbone follow the batches
-    takes_loss, takes_mixture, takes_experts = True, True, False  # what of the product it makes use of
+    takes_experts = False  # whether it wants several networks on a shared stem
 
     # Streams of images by name: "instance", and perhaps "rebalanced". r draws with P(class c) ~ n_c ** (1 - r), and
     # None takes every image once an epoch.
@@ -47,14 +46,11 @@ class Method(nn.Module):
         super().__init__()
         self.backbone, self.classes = backbone, len(counts)
         self.loss, self.mixture = loss, mixture
-        name = type(self).__name__
         self.refuse_mixed(loss)
-        if mixture.mixes and not self.takes_mixture:
-            raise ValueError(f"the method {name} does not mix images: leave mixture out")
-        if type(loss) is not CrossEntropy and not self.takes_loss:
-            raise ValueError(f"the method {name} has a loss of its own: leave loss out")
         if backbone.experts > 1 and not self.takes_experts:
-            raise ValueError(f"the method {name} trains a single expert: set model.experts to 1")
+            raise ValueError(
+                f"{type(self).__name__} trains a single expert: set model.experts to 1, model.experts_from to null"
+            )
 
     def refuse_mixed(self, loss: Loss) -> None:
         """Raise a `ValueError` if a loss takes labels only and the mixture makes distributions of them."""
@@ -87,7 +83,10 @@ class Method(nn.Module):
         """
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        """The terms of the loss by name, already weighted: float [] each, and their sum is the loss."""
+        """The terms of the loss by name, already weighted: float [] each, and their sum is the loss.
+
+        With `optim.sharpness` it is called twice a step; of its buffers only BatchNorm's are kept from the second call.
+        """
         raise TypeError(f"{type(self).__name__} must say what its loss is: define forward")
 
     def after_step(self) -> None:

@@ -21,8 +21,8 @@ class GLMC(Method):
     Each image of the instance stream is paired with one of a re-sampled stream. Their first views are mixed globally,
     their second views locally (the mixture `mixup_cutmix`; any other is applied to both views). Both mixtures pass the
     encoder; a conventional classifier learns the mixed labels, a rebalanced one learns them with the loss of the recipe
-    (class weights in the paper), and a predictor on top of a projection must tell each mixture's projection from the
-    other's. Where the published text and code disagree, a setting chooses.
+    (class weights in the paper), and a predictor on top of a projection must predict each mixture's projection from
+    the other's. Where the published text and code disagree, a setting chooses.
 
     Args:
         contrast_weight: gamma, the factor of the consistency term.

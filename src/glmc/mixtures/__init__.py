@@ -1,7 +1,7 @@
 """The mixtures, by name. A mixture is a module: two batches of one step in, images and label distributions out.
 
 A new one is a file here, a row in the table and a recipe; a recipe may also name a class of its user's own as
-"package.module:Class". This file imports nothing, so that recipes can be checked before torch is loaded.
+"package.module:Class". This file imports nothing, so that names can be checked before torch is loaded.
 """
 
 MIXTURES = {

@@ -82,18 +82,23 @@ def build_backbone(
     Raises:
         UserError: unknown name or stage, weights that cannot be had or do not fit, branches that cannot be set.
     """
-    if name in SMALL_IMAGE:
-        if pretrained is True:
-            raise UserError(f"model.pretrained: there are no published weights for {name}; give a file or a timm model")
-        if zero_residual:
-            raise UserError(f"model.zero_residual: the residual branches of {name} never begin as zero; set it to null")
-        net, out_dim = _small_image_backbone(name, channels)
-    else:
-        net, out_dim = _timm_backbone(name, channels, pretrained is True, zero_residual)
-    if isinstance(pretrained, str):
-        _load_weights(net, Path(pretrained).expanduser())
+    if name in SMALL_IMAGE and pretrained is True:
+        raise UserError(f"model.pretrained: there are no published weights for {name}; give a file or a timm model")
+    if name in SMALL_IMAGE and zero_residual:
+        raise UserError(f"model.zero_residual: the residual branches of {name} never begin as zero; set it to null")
+
+    def network() -> tuple[nn.Module, int]:
+        if name in SMALL_IMAGE:
+            net, out_dim = _small_image_backbone(name, channels)
+        else:
+            net, out_dim = _timm_backbone(name, channels, pretrained is True, zero_residual)
+        if isinstance(pretrained, str):
+            _load_weights(net, Path(pretrained).expanduser())
+        return net, out_dim
+
+    net, out_dim = network()
     if experts_from is not None:
-        multiply(net, experts, experts_from)
+        multiply([net, *(network()[0] for _ in range(experts - 1))], experts_from)
     return Backbone(net, out_dim, batch_norm, experts)
 
 

@@ -5,7 +5,7 @@ module is held E times; the experts' activations travel side by side along the b
 own forward pass needs no change, whatever it does between its modules.
 """
 
-import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,65 +14,46 @@ from glmc.errors import UserError
 
 
 class Copies(nn.Module):
-    """E copies of a module with weights of their own.
+    """The same part of E networks, each with weights of its own.
 
     Args:
-        module: that is copied; the weights of the copies start anew where it has layers that can.
-        experts: E.
-        first: whether its input is still shared: [B, ...] -> [E * B, ...]. Later: [E * B, ...] -> [E * B, ...].
+        parts: E modules.
+        first: whether their input is still shared: [B, ...] -> [E * B, ...]. Later: [E * B, ...] -> [E * B, ...].
     """
 
-    def __init__(self, module: nn.Module, experts: int, first: bool) -> None:
+    def __init__(self, parts: Sequence[nn.Module], first: bool) -> None:
         super().__init__()
-        self.copies = nn.ModuleList(copy.deepcopy(module) for _ in range(experts))
-        self.first = first
+        self.copies, self.first = nn.ModuleList(parts), first
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         inputs = [x] * len(self.copies) if self.first else x.chunk(len(self.copies))
-        return torch.cat([module(part) for module, part in zip(self.copies, inputs, strict=True)])
+        return torch.cat([part(each) for part, each in zip(self.copies, inputs, strict=True)])
 
 
-def multiply(net: nn.Module, experts: int, stage: str) -> None:
-    """Hold everything from a stage on E times, in place; features then come as [E * B, D], one expert after the other.
+def multiply(nets: Sequence[nn.Module], stage: str) -> None:
+    """Turn the first of E equal networks, in place, into one that holds everything from a stage on E times.
+
+    Its features then come as [E * B, D], one expert after the other.
 
     Args:
-        net: its modules stand in the order in which they are used, as in all of ours and timm's.
-        experts: E >= 2.
-        stage: dotted name of the first module that is multiplied, e.g. "layer3" or "blocks.8".
+        nets: E >= 2; their modules stand in the order in which they are used, as in all of ours and timm's.
+        stage: dotted name of the first module that is held E times, e.g. "layer3" or "blocks.8".
 
     Raises:
-        UserError: the network has no such stage.
+        UserError: the networks have no such stage, or nothing in it can be trained.
     """
-    names = [name for name, _ in net.named_modules() if name]
+    net = nets[0]
+    names = [name for name, module in net.named_modules() if name and any(True for _ in module.parameters())]
     if stage not in names:
         near = [name for name in names if name.count(".") <= stage.count(".")]
         raise UserError(f"model.experts_from={stage}: the network has no such stage; it has {', '.join(near[:24])}")
-    group, first = net, True
-    path = stage.split(".")
-    holders = []  # each group on the way down, and the child in it from which on modules belong to the experts
-    for depth, name in enumerate(path):
-        holders.append((group, name, depth == len(path) - 1))
-        group = group.get_submodule(name)
-    for holder, name, innermost in reversed(holders):
-        children = [child for child, _ in holder.named_children()]
-        start = children.index(name) + (0 if innermost else 1)
+    path, first = stage.split("."), True
+    for depth in reversed(range(len(path))):  # the group that holds the stage, then the group around it, and so on
+        group = ".".join(path[:depth])
+        children = [name for name, _ in net.get_submodule(group).named_children()]
+        start = children.index(path[depth]) + (0 if depth == len(path) - 1 else 1)
         for child in children[start:]:
-            module = holder.get_submodule(child)
-            if first or any(True for _ in module.parameters()):
-                setattr(holder, child, Copies(module, experts, first))
-            first = False
-    for module in net.modules():
-        if isinstance(module, Copies):
-            for number, each in enumerate(module.copies):
-                if number:
-                    each.apply(_start_anew)
-
-
-def _start_anew(module: nn.Module) -> None:
-    """Give a layer other initial weights; of convolutions as our small-image networks start them."""
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.Linear):
-        module.reset_parameters()
+            parts = [each.get_submodule(f"{group}.{child}".lstrip(".")) for each in nets]
+            if any(True for _ in parts[0].parameters()):
+                setattr(net.get_submodule(group), child, Copies(parts, first))
+                first = False

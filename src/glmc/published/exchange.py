@@ -56,7 +56,7 @@ def test_published(file: Path, overrides: tuple[str, ...], *, quiet: bool) -> di
             f"{len(images.classes)}; give the data it belongs to"
         )
     method = build_method(settled, torch.from_numpy(train.counts), device, initial=False)
-    method.load_state_dict(method.state_dict() | found.weights)
+    method.load_state_dict(found.weights)
     trained = Trained(method, images.classes, train.counts)
     result: dict[str, Any] = {"checkpoint": str(file), "recipe": recipe.name}
     result |= {"epoch": found.epoch, "best_acc1": found.best_acc1, "test": score(trained, images, settled)[0]}

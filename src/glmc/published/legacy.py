@@ -271,9 +271,10 @@ def _overrides(values: Mapping[str, Any], assignments: Sequence[str]) -> tuple[s
 
 
 def _replaced(key: str, assignments: Iterable[str]) -> bool:
-    """Whether an assignment is to this key or to a group around it."""
+    """Whether an assignment is to this key, to a group around it, or to the class whose setting it is."""
     own = [word.partition("=")[0].strip() for word in assignments]
-    return any(key == name or key.startswith(f"{name}.") for name in own)
+    sections = [name.removesuffix("name") for name in own if name.endswith(".name")]  # another class has other settings
+    return any(key == name or key.startswith(f"{name}.") for name in own) or key.startswith(tuple(sections))
 
 
 def _at(tree: Any, key: str) -> Any:

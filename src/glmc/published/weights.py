@@ -62,9 +62,7 @@ class Published:
         epoch: epochs done, where the file says.
         best_acc1: percent, in the best epoch on the test images, where the file says.
         embedding: E, the setting of that name of `GLMC`.
-        weights: the state of `GLMC(build_backbone(backbone), counts, embedding=embedding)`, on the CPU, but for its
-            buffer `class_weights` [C]. That one follows from counts and `label_weighting`, which no such file holds,
-            and only training needs it: load `method.state_dict() | weights`, so that the method keeps its own.
+        weights: the state of a `GLMC` on that backbone with that embedding, on the CPU.
     """
 
     backbone: str
@@ -111,7 +109,7 @@ def write(file: Path, weights: Mapping[str, Tensor], backbone: str, *, epoch: in
 
     Args:
         file: in an existing folder; replaced as a whole.
-        weights: the state of a `GLMC`, of any device and strides; `class_weights` is left out.
+        weights: the state of a `GLMC`, of any device and strides.
         backbone: its `build_backbone` name; a tag of pretrained weights (`resnet50.a1_in1k`) is of no matter.
         epoch: epochs done.
         best_acc1: percent.
@@ -126,7 +124,7 @@ def write(file: Path, weights: Mapping[str, Tensor], backbone: str, *, epoch: in
             f"{file}: the published layout has no place for the network {backbone}, only for {', '.join(networks)}; "
             f"export it in another format"
         )
-    tensors = {ours: tensor for ours, tensor in weights.items() if ours != "class_weights"}
+    tensors = {ours: tensor for ours, tensor in weights.items() if not ours.startswith(("loss.", "conventional_loss."))}
     channels = _size(tensors, "backbone.net.conv1.weight", 1)
     classes, embedding = _size(tensors, "rebalanced.weight", 0), _size(tensors, "projector.weight", 0)
     _refuse_difference(tensors, _layout(backbone, channels, classes, embedding), backbone, file)

@@ -6,6 +6,7 @@ are the keyword-only arguments of the classes that these name, see `glmc.recipe.
 these classes, once everything else is right.
 """
 
+import copy
 import difflib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,7 +29,6 @@ from glmc.recipe.sections import (
     Data,
     Eval,
     Expect,
-    Harmless,
     Model,
     Optim,
     Published,
@@ -47,15 +47,15 @@ R = TypeVar("R", bound="Recipe")
 class Recipe(Section):
     """A whole recipe. Sections stand in the order in which a reader asks for them."""
 
-    name: Harmless[str] = Field(min_length=1, description="dataset/method; of a file of your own, its name")
-    parent: Harmless[str | None] = Field(
+    name: str = Field(min_length=1, description="dataset/method; of a file of your own, its name")
+    parent: str | None = Field(
         None, min_length=1, description="trained run that this one starts from; null: from scratch"
     )
     starts_from: Literal["backbone", "all"] | None = Field(
         None, description="what is taken over from the parent: its backbone, or its classifier, too; null: no parent"
     )
-    published: Harmless[Published | None] = None
-    expect: Harmless[Expect | None] = None
+    published: Published | None = None
+    expect: Expect | None = None
     data: Data
     views: Views = Field(description=f"augmentations by name, each a list of {FORMS}; train and test must be there")
     model: Model
@@ -67,12 +67,17 @@ class Recipe(Section):
     eval: Eval = Eval.model_validate({})
 
     _about: str = PrivateAttr("")
+    _written: dict[str, Any] = PrivateAttr(default_factory=dict)  # what was said, before it was completed
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if (self.parent is None) != (self.starts_from is None):
             raise rule("starts_from", "says what is taken over from parent: give both, or neither")
         return self
+
+    def __eq__(self, other: object) -> bool:
+        """Whether two recipes say the same, however much of it was written down."""
+        return isinstance(other, Recipe) and (self.model_dump(), self.about) == (other.model_dump(), other.about)
 
     @property
     def about(self) -> str:
@@ -92,9 +97,10 @@ class Recipe(Section):
         Raises:
             UserError: an assignment is not `key=value`, or the result is not a right recipe.
         """
-        tree = self.model_dump()
+        tree = copy.deepcopy(self._written) or self.model_dump()
         for section in TABLES:  # a setting that nobody chose must not stand in the way of another name
-            tree[section] = chosen(section, tree[section])
+            if "name" in tree.get(section, {}):
+                tree[section] = chosen(section, tree[section])
         return _build(Document(f"recipe {self.name}", tree), assignments, self.about, type(self))
 
     def settle(self, data: Mapping[str, Any], train: Mapping[str, Any]) -> "Settled":
@@ -196,6 +202,7 @@ def _build(document: Document, overrides: Iterable[str], about: str, kind: type[
     mixture, which their classes know.
     """
     document.override(overrides)
+    written = copy.deepcopy(document.tree)
     _name_the_usual(document.tree)
     tree = dict(document.tree)
     for section in TABLES:
@@ -214,7 +221,7 @@ def _build(document: Document, overrides: Iterable[str], about: str, kind: type[
         whole[section] = Choice(name=settings.pop("name"), params=settings)
     document.refuse_mistakes()
     recipe = recipe.model_copy(update=whole)
-    recipe._about = about
+    recipe._about, recipe._written = about, written
     return recipe
 
 
@@ -260,9 +267,10 @@ def _harmless() -> Iterator[str]:
         yield from (key for key, f in {name: field, **inner}.items() if "harmless" in f.metadata)
 
 
-HARMLESS = frozenset(_harmless())
-"""Keys that do not change what comes out of a run, so they may change when it is resumed."""
-SAME_RECIPE = HARMLESS | {"train.seed"}  # runs that differ only in these are runs of one recipe
+HARMLESS = frozenset(_harmless()) | {"parent"}
+"""Keys that may change when a run is resumed: what comes out does not depend on them, or, as on the parent, no more."""
+# Runs that differ only in these are runs of one recipe; whose parents must be alike is for the caller to see.
+SAME_RECIPE = HARMLESS | {"name", "published", "expect", "train.seed"}
 
 
 def changed(overrides: Iterable[str]) -> bool:

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Mapping
 from functools import cache
 from inspect import Parameter
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
@@ -54,7 +54,7 @@ def class_of(section: str, name: str) -> type:
     """The class behind a name.
 
     Raises:
-        UserError: it cannot be imported, or is none of that kind.
+        UserError: it cannot be imported, or is not of that kind.
     """
     check_name(section, name)
     module, _, kind = TABLES[section].get(name, name).partition(":")
@@ -105,6 +105,8 @@ def settings(section: str, name: str) -> Mapping[str, tuple[Any, Any]]:
             raise UserError(f"the {section} {name!r} cannot be set by a recipe: its argument {key} has no type")
         try:
             nested(annotation) or adapter(annotation)
+            if dict in (annotation, get_origin(annotation)):
+                raise PydanticSchemaGenerationError("a group of keys is a loss or a mixture here")
         except PydanticSchemaGenerationError as error:
             raise UserError(
                 f"the {section} {name!r} cannot be set by a recipe: its argument {key} is a {annotation}, and a recipe "
@@ -120,15 +122,15 @@ def adapter(annotation: Any) -> TypeAdapter[Any]:
 
 
 def nested(annotation: Any) -> str | None:
-    """The section that an argument is like, if its type is a loss, a mixture or a method, perhaps or None."""
+    """The section that an argument is like, if its type is a loss or a mixture, perhaps or None."""
     kinds = (annotation, *get_args(annotation))
-    return next((section for section in BASES if base_of(section) in kinds), None)
+    return next((section for section in ("loss", "mixture") if base_of(section) in kinds), None)
 
 
 def chosen(section: str, whole: Mapping[str, Any]) -> dict[str, Any]:
     """Name and settings of a complete section, without those that are as the class has them by default."""
     known = settings(section, whole["name"])
-    return {key: value for key, value in whole.items() if key == "name" or value != known[key][1]}
+    return {key: value for key, value in whole.items() if key not in known or value != known[key][1]}
 
 
 def complete(
@@ -188,8 +190,11 @@ def _refuse_ranges(document: Document, section: str, whole: Mapping[str, Any], p
 def _complete_nested(
     document: Document, section: str, given: Mapping[str, Any], path: KeyPath, meanings: Mapping[str, str]
 ) -> dict[str, Any]:
+    if "name" not in given:
+        document.complain(path, f"{'.'.join(map(str, path))}.name is missing (of `glmc list {LISTS[section]}`)")
+        return dict(given)
     try:
-        check_name(section, str(given.get("name")))
+        check_name(section, str(given["name"]))
     except UserError as error:
         document.complain((*path, "name"), str(error))
         return dict(given)

@@ -389,7 +389,7 @@ class Eval(Section):
     every: int = Field(1, ge=1, description="epochs between evaluations; the last epoch is always evaluated")
     batch_size: int = Field(500, ge=1, description="test images a step")
     few: Literal["<20", "<=20"] = Field("<20", description="training images of a few-shot class")
-    flip_tta: bool = Field(True, description="whether figures with mirrored images averaged in stand beside the others")
+    flip_tta: bool = Field(True, description="whether metrics averaged over mirrored images are reported, too")
     select: Literal["last", "val"] = Field(
         "last", description="which epoch is reported: the last, or the best on the validation images"
     )

@@ -73,6 +73,8 @@ def gather(runs: Sequence[Run]) -> list[Entry]:
     for run in runs:
         key = essence(run.settings)
         key |= {"result." + name: getattr(run.result, name) for name in ("recipe", "settings", "epochs", "counts")}
+        if run.result.stage1 is not None:
+            key |= {"stage1.recipe": run.result.stage1.recipe, "stage1.method": run.result.stage1.method}
         for known, members in kept:
             if known == key and run.result.seed not in [member.result.seed for member in members]:
                 members.append(run)

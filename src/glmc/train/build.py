@@ -23,9 +23,16 @@ from glmc.methods.base import Method
 from glmc.metrics import scores
 from glmc.mixtures.base import Mixture
 from glmc.recipe import Recipe, Settled, parse_settled
-from glmc.runs import checkpoint
 from glmc.runs.tally import Tally
-from glmc.runs.trained import build_method, build_views, evaluate, load_trained, logits_of, refuse_other_classes
+from glmc.runs.trained import (
+    build_method,
+    build_views,
+    evaluate,
+    find_checkpoint,
+    load_trained,
+    logits_of,
+    refuse_other_classes,
+)
 from glmc.screen import Screen
 from glmc.step import Batch, Step
 from glmc.train.engine import Inputs, Terms, drawn, state_of, training_step
@@ -82,10 +89,15 @@ def adopt(method: Method, recipe: Settled, classes: Sequence[str], device: torch
         if method.second_stage:
             raise UserError(f"method.name={recipe.method.name} is a second stage: start it with glmc finetune RUN")
         return
+    if method.second_stage and recipe.starts_from != "all":
+        raise UserError(
+            f"starts_from={recipe.starts_from}: {recipe.method.name} goes on with a classifier; set it to all"
+        )
     parent = Path(recipe.parent)
-    point = checkpoint.latest(parent / "checkpoints") or checkpoint.read(parent)
+    point = find_checkpoint(parent)
     refuse_other_classes(recipe, classes, point.state["classes"])
-    first = parse_settled(point.state["recipe"], [f"train.device={device.type}"])
+    machine = [f"train.device={device.type}", f"train.threads={recipe.train.threads or 'null'}"]
+    first = parse_settled(point.state["recipe"], machine)
     try:
         method.adopt(load_trained(point, first).method, recipe.starts_from)
     except ValueError as error:
@@ -117,6 +129,9 @@ def build(recipe: Recipe, screen: Screen, *, initial: bool = True) -> Parts:
     average = None if recipe.train.ema is None else copy.deepcopy(method).requires_grad_(False)
     tested = method if average is None else average
     optimizer = build_optimizer(method, settled)
+    strangers = set(method.rates(0.0)) - {"backbone", "heads"}
+    if strangers:
+        raise UserError(f"method.name={recipe.method.name}: its rates name {min(strangers)}, not backbone or heads")
     plan = recipe.train
     steps = min(plan.epochs * loader.steps, plan.max_steps or sys.maxsize)
     mode = recipe.train.step
@@ -135,7 +150,7 @@ def build(recipe: Recipe, screen: Screen, *, initial: bool = True) -> Parts:
         average=average,
         optimizer=optimizer,
         loader=loader,
-        before_epoch=build_before_epoch(method, loader, settled),
+        before_epoch=build_before_epoch(method, average, loader, settled),
         step=build_step(mode, method, loader, optimizer, average, settled, screen),
         logits=build_logits(mode, tested, settled, screen),
         sets={
@@ -157,18 +172,23 @@ def build(recipe: Recipe, screen: Screen, *, initial: bool = True) -> Parts:
     )
 
 
-def build_before_epoch(method: Method, loader: Loader, recipe: Settled) -> Callable[[int], None]:
-    """What a method gathers from the training set before an epoch (0-based)."""
+def build_before_epoch(
+    method: Method, average: Method | None, loader: Loader, recipe: Settled
+) -> Callable[[int], None]:
+    """What a method, and its moving average, gather from the training set before an epoch (0-based)."""
 
     def look(name: str) -> Iterator[Batch]:
         (view,) = build_views(recipe, (name,), loader.device)
+        if set(view.names) - {"center_crop"}:
+            raise UserError(f"views.{name}: {recipe.method.name} looks at the images without anything random")
         return loader.look(view)
 
     @torch.no_grad()
     def before_epoch(epoch: int) -> None:
-        method.eval()
-        with runtime.autocast(loader.device, recipe.train.precision):
-            method.before_epoch(epoch, recipe.train.epochs, look)
+        for each in (method,) if average is None else (method, average):
+            each.eval()
+            with runtime.autocast(loader.device, recipe.train.precision):
+                each.before_epoch(epoch, recipe.train.epochs, look)
 
     return before_epoch
 

@@ -263,6 +263,9 @@ def conclude(parts: Parts, run: Path, state: State, records: list[dict[str, Any]
     recipe = parts.recipe
     tally = parts.tally("test")
     last, confusion = parts.scored(tally)
+    stage = None
+    if recipe.parent is not None:
+        stage = recipe.name.rpartition("+")[2] if "+" in recipe.name else recipe.system
     found = Result(
         recipe=recipe.name,
         method=recipe.system,
@@ -280,7 +283,7 @@ def conclude(parts: Parts, run: Path, state: State, records: list[dict[str, Any]
         weights_sha256=checkpoint.weights_sha256(parts.tested.state_dict()),
         seconds=state.seconds,
         step={"asked": recipe.train.step, **state.modes},
-        stage2=recipe.name.rpartition("+")[2] if recipe.parent else None,
+        stage2=stage,
         stage1=StageOne.model_validate_json((run / "stage1.json").read_text()) if recipe.parent else None,
         expect=recipe.expect,
         published=recipe.published,

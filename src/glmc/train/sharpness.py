@@ -30,8 +30,10 @@ def uphill(parameters: Iterable[nn.Parameter], *, rho: float, adaptive: bool) ->
     length = rho / (torch.linalg.vector_norm(torch.stack([d.norm() for d in directions])) + 1e-12)  # float []
     for weight, direction, scale in zip(moved, directions, scales, strict=True):
         weight.add_(direction * scale * length)
-    yield
-    torch._foreach_copy_(moved, before)
+    try:
+        yield
+    finally:
+        torch._foreach_copy_(moved, before)
 
 
 @contextmanager
@@ -40,6 +42,8 @@ def statistics_kept(network: nn.Module) -> Iterator[None]:
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
     for norm in norms:
         norm.track_running_stats = False
-    yield
-    for norm in norms:
-        norm.track_running_stats = True
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True

@@ -119,7 +119,7 @@ def adjust(
     target = folder.claim(out, recipe.name)
     screen = Screen(target / "log.txt", quiet)
     try:
-        before = load_trained(point, first)
+        before = load_trained(point, first.override(f"train.device={recipe.train.device}"))
         head = before.method.head()
         if head is None:
             raise UserError(f"--stage2 {stage}: {first.method.name} does not predict with one linear classifier")
@@ -140,7 +140,7 @@ def adjust(
     folder.write_confusion(target / "confusion.csv", confusion, trained.classes)
     found = Result(
         recipe=recipe.name,
-        method=recipe.system,
+        method=first.system,
         backbone=recipe.model.name,
         parameters=sum(p.numel() for p in trained.method.parameters()),
         counts=trained.counts.tolist(),

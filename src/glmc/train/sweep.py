@@ -148,7 +148,9 @@ def claim(target: Path, laid: Sequence[Point]) -> Path:
     """
     target.mkdir(parents=True, exist_ok=True)
     known = target / "sweep.json"
-    plan = json.dumps({point.label: essence(point.recipe.model_dump()) for point in laid}, indent=1)
+    plan = json.dumps(
+        {point.label: {**essence(point.recipe.model_dump()), "parent": point.recipe.parent} for point in laid}, indent=1
+    )
     if known.exists() and json.loads(known.read_text()) != json.loads(plan):
         raise UserError(f"--out {target}: another sweep lies there; name another folder")
     if not known.exists() and any(target.iterdir()):
