@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from glmc.errors import UserError
+from glmc.runs import checkpoint
 from glmc.runs.checkpoint import latest, read, save, weights_sha256
 from glmc.runs.files import write_atomic
 
@@ -109,6 +110,20 @@ def test_a_damaged_one_does_not_count_among_the_kept(tmp_path):
     (tmp_path / "step-00000002" / "state.json").unlink()
     save(tmp_path, 3, groups(), {})
     assert names(tmp_path) == ["step-00000001", "step-00000003"]
+
+
+def test_what_this_process_has_written_is_read_again_only_if_it_was_touched(tmp_path, monkeypatch):
+    read_again = []
+    real = checkpoint._bytes
+    monkeypatch.setattr(checkpoint, "_bytes", lambda path, limit: (read_again.append(path.name), real(path, limit))[1])
+    for step in (1, 2, 3):
+        path = save(tmp_path, step, groups(), {})
+    assert not read_again
+    file = path / "model.safetensors"
+    file.write_bytes(file.read_bytes())  # the same, as far as one can tell without reading
+    save(tmp_path, 4, groups(), {})
+    assert set(read_again) == {"manifest.json", "model.safetensors", "optimizer.safetensors", "state.json"}
+    assert names(tmp_path) == ["step-00000003", "step-00000004"]
 
 
 def test_the_new_one_is_kept_even_behind_later_steps(tmp_path):

@@ -34,6 +34,9 @@ MANIFEST, STATE = "manifest.json", "state.json"
 _MANIFEST_LIMIT = 2**20  # bytes; ours have less than 1000, and this one is read before any checksum
 _STEP = re.compile(r"step-(\d{8,})(\.old)?")
 
+Marks = set[tuple[str, int, int, int]]
+_WRITTEN: dict[Path, Marks] = {}  # the checkpoints that this process has written, as it left them
+
 
 class _Damage(Exception):
     """What is wrong with which file of a checkpoint; becomes a remark or a `UserError`."""
@@ -86,6 +89,19 @@ def save(
     state: Mapping[str, Any],
     keep: int = 2,
 ) -> Path:
+    """`write` for tensors: group name (a file name without its ending) -> tensor name -> tensor, of any strides."""
+    from glmc.runs.packed import Packed
+
+    packed = {name: Packed(group) for name, group in tensors.items()}
+    for name, group in tensors.items():
+        for finite in packed[name].fill(group):
+            finite.item()  # waits for the copy
+    return write(folder, step, {name: file.content for name, file in packed.items()}, state, keep)
+
+
+def write(
+    folder: Path, step: int, groups: Mapping[str, bytes | memoryview], state: Mapping[str, Any], keep: int = 2
+) -> Path:
     """Write `folder/step-<step>`, then remove all but the newest `keep` whole checkpoints.
 
     Not for two threads or two runs on the same folder at once.
@@ -93,7 +109,7 @@ def save(
     Args:
         folder: made when absent.
         step: training steps done, >= 0; a checkpoint of the same step is replaced.
-        tensors: group name (a file name without its ending) -> tensor name -> tensor, of any device and strides.
+        groups: name of a group of tensors (a file name without its ending) -> what its .safetensors file holds.
         state: what JSON can hold: dicts with str keys, lists, str, int, float (also NaN and infinity), bool, None.
         keep: >= 1; the new one counts.
 
@@ -111,7 +127,8 @@ def save(
             sync(folder.parent)
         remove_stale(folder)
         temporary.mkdir()
-        _write_files(temporary, step, tensors, state)
+        _write_files(temporary, step, groups, state)
+        marks = _marks(temporary)
         _put_in_place(temporary, target)
     except OSError as error:
         raise UserError(
@@ -120,6 +137,7 @@ def save(
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    _WRITTEN[target.resolve()] = marks
     _prune(folder, target, keep)
     return target
 
@@ -181,25 +199,14 @@ def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _write_files(
-    folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
-) -> None:
-    from safetensors.torch import save as to_bytes
-
-    files: dict[str, dict[str, Any]] = {}
-    for name, group in tensors.items():
-        # Plain copies: the format knows neither strides nor tensors that share memory.
-        content = to_bytes({key: _plain_copy(tensor) for key, tensor in group.items()})
-        files[f"{name}.safetensors"] = write_through(folder / f"{name}.safetensors", content)
+def _write_files(folder: Path, step: int, groups: Mapping[str, bytes | memoryview], state: Mapping[str, Any]) -> None:
+    files = {
+        f"{name}.safetensors": write_through(folder / f"{name}.safetensors", content)
+        for name, content in groups.items()
+    }
     files[STATE] = write_through(folder / STATE, json.dumps(state, indent=1).encode())
     write_through(folder / MANIFEST, _seal({"format": FORMAT, "step": step, "files": files}))
     sync(folder)
-
-
-def _plain_copy(tensor: Tensor) -> Tensor:
-    import torch
-
-    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 def _put_in_place(temporary: Path, target: Path) -> None:
@@ -224,6 +231,7 @@ def _prune(folder: Path, newest: Path, keep: int) -> None:
             kept += 1
         else:
             shutil.rmtree(path, ignore_errors=True)  # what cannot be removed costs room, no more
+            _WRITTEN.pop(path.resolve(), None)
 
 
 def _candidates(folder: Path) -> list[Path]:
@@ -235,11 +243,19 @@ def _candidates(folder: Path) -> list[Path]:
 
 
 def _is_whole(path: Path) -> bool:
+    """Whether all files are there in whole; those of this process are not read again while nobody has touched them."""
     try:
-        _inspect(path)
-    except _Damage:
+        if _WRITTEN.get(path.resolve()) != _marks(path):
+            _inspect(path)
+    except (_Damage, OSError):
         return False
     return True
+
+
+def _marks(folder: Path) -> Marks:
+    """Name, inode, bytes and time of the last change of each file: another one of these if a file is another."""
+    facts = [(path.name, path.stat()) for path in folder.iterdir()]
+    return {(name, fact.st_ino, fact.st_size, fact.st_mtime_ns) for name, fact in facts}
 
 
 def _inspect(folder: Path) -> Checkpoint:

@@ -40,7 +40,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             temporary.unlink()
 
 
-def write_through(path: Path, content: bytes) -> dict[str, Any]:
+def write_through(path: Path, content: bytes | memoryview) -> dict[str, Any]:
     """Write and bring to the disk; returns the file's entry in the manifest."""
     with path.open("wb") as file:
         file.write(content)
