@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from glmc.errors import UserError
-from glmc.runs import checkpoint
+from glmc.runs import checkpoint, files
 from glmc.runs.checkpoint import latest, read, save, weights_sha256
 from glmc.runs.files import write_atomic
 
@@ -543,6 +543,10 @@ def test_a_folder_that_cannot_be(tmp_path):
         save(tmp_path / "file" / "checkpoints", 1, groups(), {})
     with pytest.raises(UserError, match="could not be written"):
         write_atomic(tmp_path / "absent" / "result.json", "{}")
+    with pytest.raises(UserError, match=r"metrics\.jsonl could not be written \(No such file"):
+        files.append(tmp_path / "absent" / "metrics.jsonl", "{}\n")
+    with pytest.raises(UserError, match=r"metrics\.jsonl could not be written \(No such file"):
+        files.settle(tmp_path / "metrics.jsonl")
 
 
 # -------------------------------------------------------------------------------------------------------- write_atomic

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -151,7 +152,8 @@ def glmc(*words):
 
 def start(place, *words):
     """The command, in a process of its own that can be killed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(place)}
+    paths = os.pathsep.join([str(place), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     return subprocess.Popen(
         [sys.executable, "-m", "glmc", *map(str, words)],
         cwd=place,
@@ -457,6 +459,18 @@ def test_a_kill_in_the_middle_of_an_epoch_is_resumed_there(place, plain, no_repo
     output, errors = resumed.communicate()
     assert resumed.returncode == 0, errors
     assert f"going on from epoch {state['epoch'] + 1}, step {state['step']} of {STEPS}" in output
+    same(run, plain)
+
+
+def test_records_beyond_the_checkpoint_and_a_line_cut_short_are_dropped(plain, no_report):
+    run = Path("cut")
+    shutil.copytree(plain, run)
+    (run / "result.json").unlink()
+    shutil.rmtree(run / "checkpoints" / "step-00000021")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 4, "step": 28, "lr": 0.0')
+    assert glmc("train", "--resume", run, "--quiet") == 0
+    assert (run / "metrics.jsonl").read_text().endswith("}\n")
     same(run, plain)
 
 

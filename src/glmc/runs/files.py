@@ -6,7 +6,8 @@ import os
 import re
 import secrets
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +28,40 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     """
     temporary = path.with_name(temporary_name(path.name))
     try:
-        remove_stale(path.parent)
-        write_through(temporary, content.encode() if isinstance(content, str) else content)
-        os.replace(temporary, path)
-        sync(path.parent)
+        with _told_of(path):
+            remove_stale(path.parent)
+            write_through(temporary, content.encode() if isinstance(content, str) else content)
+            os.replace(temporary, path)
+            sync(path.parent)
+    finally:
+        with suppress(OSError):  # mostly gone by now; on a read-only disk even asking is an error
+            temporary.unlink()
+
+
+def append(path: Path, text: str) -> None:
+    """Add UTF-8 text to a file, and hand it to the system. A kill may cut it short.
+
+    Raises:
+        UserError: disk full, folder absent or not writable and the like.
+    """
+    with _told_of(path), path.open("a", encoding="utf-8") as file:
+        file.write(text)
+
+
+def settle(path: Path) -> None:
+    """Bring what has been handed to the system to the disk; a `UserError` if it refuses."""
+    with _told_of(path):
+        sync(path)
+
+
+@contextmanager
+def _told_of(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(
             f"{path} could not be written ({error.strerror}); make its folder writable or make room on its disk"
         ) from error
-    finally:
-        with suppress(OSError):  # mostly gone by now; on a read-only disk even asking is an error
-            temporary.unlink()
 
 
 def write_through(path: Path, content: bytes | memoryview) -> dict[str, Any]:
@@ -69,9 +93,9 @@ def object_of(run: Path, name: str, text: str) -> dict[str, Any]:
         raise UserError(f"{run / name} is not a JSON object ({error}); train again into an empty folder.") from None
 
 
-def sync(folder: Path) -> None:
-    """Bring a folder's list of names to the disk."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Bring a file, or a folder's list of names, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -14,7 +14,7 @@ from glmc.errors import UserError
 from glmc.recipe import Recipe, load
 from glmc.recipe.sections import Expect
 from glmc.runs import result
-from glmc.runs.files import write_atomic
+from glmc.runs.files import append, write_atomic
 from glmc.screen import Screen
 
 DEFAULT = Path("runs")  # where runs go without --out
@@ -72,8 +72,13 @@ def read_metrics(run: Path, epochs: int) -> list[dict[str, Any]]:
 
 
 def write_metrics(run: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """metrics.jsonl: a line an epoch, written anew so that a line is there in whole or not at all."""
+    """metrics.jsonl anew: a line an epoch."""
     write_atomic(run / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+
+
+def append_metrics(run: Path, record: Mapping[str, Any]) -> None:
+    """Another line of metrics.jsonl."""
+    append(run / "metrics.jsonl", json.dumps(record) + "\n")
 
 
 def record_environment(run: Path, facts: Mapping[str, Any]) -> None:

@@ -212,7 +212,7 @@ def training(begun: Begun, tell: Callable[[str], None], arrived: Sequence[int]) 
             if epoch_over:
                 records.append(conclude_epoch(parts, state, records, last=state.steps == total))
                 began += records[-1]["seconds"]["eval"]
-                folder.write_metrics(run, records)
+                folder.append_metrics(run, records[-1])
                 tracks.log(records[-1])
                 line = headline(recipe, state, records[-1]["terms"], records) + waiting(
                     loader, time.monotonic() - began
