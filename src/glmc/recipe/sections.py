@@ -367,7 +367,10 @@ class Train(Section):
         [], description="what shows the run while it trains, beside metrics.jsonl"
     )
     save_minutes: Harmless[float] = Field(
-        10.0, gt=0, description="longest time between checkpoints in minutes; each epoch ends in one"
+        10.0,
+        gt=0,
+        description="longest time between checkpoints in minutes; an epoch ends in one, too, unless writing it takes "
+        "more than 5 % of the time since the last one",
     )
 
     @model_validator(mode="after")

@@ -26,7 +26,7 @@ from glmc.runs.tally import Tally
 from glmc.screen import Screen
 from glmc.train.build import Parts, build, try_one_step
 from glmc.train.engine import State, fit, refuse_non_finite
-from glmc.train.saving import keep_selected, restore, save
+from glmc.train.saving import Saver, restore
 
 GLANCE_SECONDS = 0.5  # how often the progress bar looks at the loss
 
@@ -147,7 +147,10 @@ def carry_out(begun: Sequence[Begun], again: Path, screen: Screen) -> None:
         def tell(line: str) -> None:
             bar.to(sum(each.state.steps for each in begun), what=line)
 
-        alive = [(each, training(each, tell, arrived), runtime.own_stream(each.parts.device)) for each in begun]
+        alive = []
+        for each in begun:
+            saver = stack.enter_context(Saver(each.parts, each.run))
+            alive.append((each, training(each, saver, tell, arrived), runtime.own_stream(each.parts.device)))
         while alive:
             for one in tuple(alive):
                 each, steps, stream = one
@@ -170,11 +173,12 @@ def carry_out(begun: Sequence[Begun], again: Path, screen: Screen) -> None:
         raise NonFiniteLoss("; ".join(f"{run.name}: {error}" for run, error in failed.items()))
 
 
-def training(begun: Begun, tell: Callable[[str], None], arrived: Sequence[int]) -> Iterator[int]:
+def training(begun: Begun, saver: Saver, tell: Callable[[str], None], arrived: Sequence[int]) -> Iterator[int]:
     """Train a run to its end, leaving a record for each epoch and a checkpoint whenever one is due; then conclude.
 
     Args:
         begun: the run.
+        saver: of the run.
         tell: takes the line beside the progress bar.
         arrived: signals; after one, the state is saved, and this ends.
 
@@ -204,7 +208,7 @@ def training(begun: Begun, tell: Callable[[str], None], arrived: Sequence[int]) 
             glanced, means = now, meter.glance()
             refuse_non_finite(means, state.epoch)
             tell(headline(recipe, state, means, records) + waiting(loader, time.monotonic() - began))
-        due = bool(arrived) or now - lap > 60 * recipe.train.save_minutes
+        due = bool(arrived) or state.steps == total or saver.due(epoch_over=epoch_over)
         if epoch_over or due:
             state.sums = meter.read()  # waits for the device
             refuse_non_finite(state.sums, state.epoch - epoch_over)
@@ -219,14 +223,18 @@ def training(begun: Begun, tell: Callable[[str], None], arrived: Sequence[int]) 
                 )
                 tell(line)
                 (screen.note if screen.console.is_terminal else screen.say)(line)
-                keep_selected(parts, run, state, records)
+                saver.select(state, records)
                 state.sums = {}
-            save(parts, run, state)
+            leave = bool(arrived)
+            if due or leave:
+                saver.save(state)
             lap = time.monotonic()
-            if arrived:
+            if leave:
+                saver.wait()
                 loader.close()
                 return
         yield state.steps
+    saver.wait()
     loader.close()
     conclude(parts, run, state, records)
 
