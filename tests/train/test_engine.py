@@ -1,6 +1,7 @@
 """The two loops: golden losses, entering an epoch anywhere, the meter, evaluation."""
 
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,21 @@ def test_state_is_up_to_date_after_every_step():
 def test_a_run_ends_after_max_steps_in_the_middle_of_an_epoch():
     _, state, losses = run(Supervised, max_steps=6)
     assert (len(losses), state.steps, state.epoch, state.step) == (6, 6, 2, 0)
+
+
+@pytest.mark.parametrize(("max_steps", "epochs"), [(None, 3), (5, 2), (4, 1), (1, 1)])
+def test_a_thread_draws_the_next_tables_and_none_after_the_last(monkeypatch, max_steps, epochs):
+    method, loader, optimizer = parts(GLMC)
+    calls, real = [], loader.draw
+
+    def draw(epoch):
+        calls.append((epoch, threading.current_thread() is threading.main_thread()))
+        return real(epoch)
+
+    monkeypatch.setattr(loader, "draw", draw)
+    for _ in fitting(method, loader, optimizer, State(), epochs=3, factors=[1.0] * 3, max_steps=max_steps):
+        pass
+    assert calls == [(epoch, epoch == 0) for epoch in range(epochs)]
 
 
 def test_going_on_in_the_middle_of_an_epoch_changes_nothing():

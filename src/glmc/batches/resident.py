@@ -12,14 +12,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from glmc.batches.augment import View
+from glmc.batches.augment import Parameters, View
 from glmc.batches.sampling import resampled_rows, shuffled_rows
 from glmc.random import Draws
 from glmc.step import Batch
 
 
+class HostStream(NamedTuple):
+    """Tables of one epoch of one stream as they were drawn."""
+
+    rows: NDArray[np.int64]  # [N]
+    views: tuple[Parameters, ...]  # V x (operation -> [N, ...])
+
+
 class Stream(NamedTuple):
-    """Tables of one epoch of one stream."""
+    """Tables of one epoch of one stream, on the device."""
 
     rows: Tensor  # int64 [N]
     views: tuple[dict[str, Tensor], ...]  # V x (operation -> [N, ...])
@@ -61,21 +68,34 @@ class Loader:
         self.batch_size, self.seed, self.device = batch_size, seed, device
         self.steps = -(-len(labels) // batch_size)
 
-    def epoch(self, epoch: int) -> dict[str, Stream]:
-        """The tables of an epoch (0-based), on the device: a function of (seed, stream, epoch) alone."""
+    def draw(self, epoch: int) -> dict[str, HostStream]:
+        """The tables of an epoch (0-based): a function of (seed, stream, epoch) alone. Any thread may call it."""
         tables = {}
         for stream in self.streams:
             rows = self._rows(stream, Draws(self.seed, "rows", stream, epoch))
             heights, widths = self.sizes[rows].T
-            drawn = [
+            views = tuple(
                 view.draw(Draws(self.seed, "view", stream, index, epoch), heights, widths)
                 for index, view in enumerate(self.views)
-            ]
-            tables[stream] = Stream(
-                rows=torch.from_numpy(rows).to(self.device),
-                views=tuple({name: torch.from_numpy(v).to(self.device) for name, v in view.items()} for view in drawn),
             )
+            tables[stream] = HostStream(rows, views)
         return tables
+
+    def move(self, tables: Mapping[str, HostStream]) -> dict[str, Stream]:
+        """The same tables on the device."""
+        return {
+            stream: Stream(
+                rows=torch.from_numpy(table.rows).to(self.device),
+                views=tuple(
+                    {name: torch.from_numpy(v).to(self.device) for name, v in view.items()} for view in table.views
+                ),
+            )
+            for stream, table in tables.items()
+        }
+
+    def epoch(self, epoch: int) -> dict[str, Stream]:
+        """The tables of an epoch (0-based), on the device."""
+        return self.move(self.draw(epoch))
 
     def _rows(self, stream: str, draws: Draws) -> NDArray[np.int64]:
         exponent = self.streams[stream]

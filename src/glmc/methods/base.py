@@ -17,7 +17,7 @@ Look = Callable[[str], Iterator[Batch]]  # name of a view -> the training set in
 
 
 class Method(nn.Module):
-    """A backbone, heads, and the program that trains them. All state is parameters and buffers.
+    """A backbone, heads, and the program that trains them. All state is parameters and buffers, of finite numbers.
 
     Subclasses take their settings as keyword-only arguments with annotations and defaults: these are the keys that a
     recipe may write under `method`. An argument annotated as `Loss` is a section of its own, like `loss`.
@@ -64,6 +64,8 @@ class Method(nn.Module):
 
     def tables(self, rng: Draws, *, epoch: int, epochs: int, steps: int, batch: int) -> dict[str, NDArray[Any]]:
         """Random numbers of an epoch by name: [steps, ...], of any dtype (float64 reaches the step as float32).
+
+        It is called from a thread while the epoch before is running: a function of its arguments, with numpy alone.
 
         Args:
             rng: the same numbers for the same seed and epoch; the order of calls counts.

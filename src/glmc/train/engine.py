@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
-from glmc.batches.resident import Loader, Stream
+from glmc.batches.resident import HostStream, Loader, Stream
 from glmc.errors import NonFiniteLoss
 from glmc.methods.base import Method
 from glmc.random import Draws
@@ -173,13 +175,42 @@ def seed_generators(seed: int, device: torch.device) -> None:
         torch.manual_seed(seed)
 
 
-def drawn(method: Method, loader: Loader, epoch: int, epochs: int) -> dict[str, Tensor]:
-    """A method's tables of an epoch (0-based) on the device; what is float64 becomes float32."""
-    tables = method.tables(
-        Draws(loader.seed, "method", epoch), epoch=epoch, epochs=epochs, steps=loader.steps, batch=loader.batch_size
-    )
-    tensors = {name: torch.from_numpy(table).to(loader.device) for name, table in tables.items()}
+def draw(method: Method, loader: Loader, epoch: int, epochs: int) -> dict[str, NDArray[Any]]:
+    """A method's tables of an epoch (0-based)."""
+    rng = Draws(loader.seed, "method", epoch)
+    return method.tables(rng, epoch=epoch, epochs=epochs, steps=loader.steps, batch=loader.batch_size)
+
+
+def move(tables: Mapping[str, NDArray[Any]], device: torch.device) -> dict[str, Tensor]:
+    """A method's tables on the device; what is float64 becomes float32."""
+    tensors = {name: torch.from_numpy(table).to(device) for name, table in tables.items()}
     return {name: table.float() if table.dtype == torch.float64 else table for name, table in tensors.items()}
+
+
+def drawn(method: Method, loader: Loader, epoch: int, epochs: int) -> dict[str, Tensor]:
+    """A method's tables of an epoch (0-based) on the device."""
+    return move(draw(method, loader, epoch, epochs), loader.device)
+
+
+class Tables(NamedTuple):
+    """All that is random about an epoch, on the host."""
+
+    loader: dict[str, HostStream]
+    method: dict[str, NDArray[Any]]
+
+
+def drawn_ahead(method: Method, loader: Loader, which: range, epochs: int) -> Iterator[Tables]:
+    """The tables of these epochs, each but the first drawn by a thread while the one before it runs."""
+
+    def of(epoch: int) -> Tables:
+        return Tables(loader.draw(epoch), draw(method, loader, epoch, epochs))
+
+    with ThreadPoolExecutor(1, thread_name_prefix="tables") as thread:
+        coming: Future[Tables] | None = None
+        for epoch in which:
+            tables = of(epoch) if coming is None else coming.result()
+            coming = thread.submit(of, epoch + 1) if epoch + 1 in which else None
+            yield tables
 
 
 def state_of(method: Method, optimizer: Optimizer, average: Method | None) -> list[Tensor]:
@@ -219,19 +250,22 @@ def fit(
         average: the moving average that `step` keeps, for what a method does to its weights after an epoch.
         max_steps: end the run after so many steps, in the middle of an epoch if need be.
     """
-    while state.epoch < epochs and (max_steps is None or state.steps < max_steps):
+    end = epochs
+    if max_steps is not None:
+        left = max_steps - state.steps + state.step  # steps, from the beginning of this epoch on
+        end = min(epochs, state.epoch + math.ceil(left / loader.steps))
+    for tables in drawn_ahead(method, loader, range(state.epoch, end), epochs):
         rates = method.rates(state.epoch / epochs)
         for group in optimizer.param_groups:
             group["lr"].fill_(group["peak"] * factors[state.epoch] * rates.get(group["name"], 1.0))
         if state.step == 0:  # an epoch that is resumed has what it gathered in its checkpoint
             before_epoch(state.epoch)
-        tables = loader.epoch(state.epoch)
-        draws = drawn(method, loader, state.epoch, epochs)
+        streams, draws = loader.move(tables.loader), move(tables.method, loader.device)
         seeds = Draws(loader.seed, "torch", state.epoch).below(2**53, loader.steps)
         progress = torch.tensor(state.epoch / epochs, device=loader.device)
         meter = Meter(loader.device, state.sums, state.step)
         method.train()
-        for parts in loader.parts(tables, first=state.step):
+        for parts in loader.parts(streams, first=state.step):
             seed_generators(int(seeds[state.step]), loader.device)  # dropout, too, depends on seed, epoch and position
             meter.add(step(Inputs(parts, {name: table[state.step] for name, table in draws.items()}, progress)))
             state.step, state.steps = state.step + 1, state.steps + 1
