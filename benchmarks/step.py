@@ -186,7 +186,9 @@ class Ours(NamedTuple):
     optimizer: Any
 
 
-def ours(case: str, data: Data, batch: int, device: torch.device, precision: str | None = None) -> Ours:
+def ours(
+    case: str, data: Data, batch: int, device: torch.device, precision: str | None = None, *, seed: int = 0
+) -> Ours:
     """What `glmc train` builds for the recipe of a case, on other images."""
     from glmc import recipe
     from glmc.batches.resident import ResidentLoader
@@ -194,7 +196,7 @@ def ours(case: str, data: Data, batch: int, device: torch.device, precision: str
     from glmc.runtime import pick_precision
     from glmc.train import build
 
-    wanted = recipe.load(CASES[case][0], [f"model.name={case}", f"data.batch_size={batch}"])
+    wanted = recipe.load(CASES[case][0], [f"model.name={case}", f"data.batch_size={batch}", f"train.seed={seed}"])
     settled = wanted.settle(
         {"size": data.images.shape[1], "channels": 3},
         {"precision": precision or pick_precision("auto", device, print)},
@@ -206,7 +208,7 @@ def ours(case: str, data: Data, batch: int, device: torch.device, precision: str
         trained.build_views(settled, method.views, device),
         method.streams,
         batch_size=batch,
-        seed=0,
+        seed=seed,
         device=device,
     )
     return Ours(settled, method, loader, build.build_optimizer(method, settled))
