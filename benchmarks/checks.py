@@ -198,7 +198,7 @@ def side_by_side(machine: Machine, seeds: range) -> tuple[list[Tensor], float]:
     runs = []
     for seed in seeds:
         parts = trained(machine, "resnet32", seed)
-        runs.append((parts.method, steps_of(parts, mode), runtime.own_stream(machine.device, len(seeds))))
+        runs.append((parts.method, steps_of(parts, mode), runtime.own_stream(machine.device)))
 
     def turns(number: int) -> None:
         for _ in range(number):

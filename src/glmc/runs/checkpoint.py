@@ -29,7 +29,7 @@ from glmc.runs.files import remove_stale, sync, temporary_name, write_through
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 1
+FORMAT = 2  # 1 held recipes without loss and mixture
 MANIFEST, STATE = "manifest.json", "state.json"
 _MANIFEST_LIMIT = 2**20  # bytes; ours have less than 1000, and this one is read before any checksum
 _STEP = re.compile(r"step-(\d{8,})(\.old)?")
