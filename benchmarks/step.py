@@ -221,8 +221,8 @@ def our_steps(parts: Ours, way: str) -> Iterator[tuple[bool, Any]]:
 
     method, loader, optimizer = parts.method, parts.loader, parts.optimizer
     precision = parts.recipe.train.precision
-    step: Any = training_step(method, loader, optimizer, precision=precision, compiled=way == "compile")
-    if way == "graph":
+    step: Any = training_step(method, loader, optimizer, precision=precision, compiled=way.endswith("compile"))
+    if way.startswith("graph"):
         step = Graphed(step, lambda: state_of(method, optimizer, None))
     return fit(method, loader, optimizer, step, State(), epochs=10_000, factors=[1.0] * 10_000)
 
@@ -391,7 +391,9 @@ def main() -> None:
     """Read the command line, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=CASES, default="resnet32")
-    parser.add_argument("--way", choices=["eager", "compile", "graph"], help="default: a graph on a GPU, else eager")
+    parser.add_argument(
+        "--way", choices=["eager", "compile", "graph", "graph_compile"], help="default: a graph on a GPU, else eager"
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, help="of a round; default: 10, large cases 2")
     parser.add_argument("--json", action="store_true", help="print everything as one JSON object")
