@@ -75,7 +75,7 @@ class Meter:
 
 
 def refuse_non_finite(sums: Mapping[str, float], epoch: int) -> None:
-    """Stop a run whose loss is no number any more, naming the term; `epoch` is 0-based."""
+    """Stop a run whose loss is not finite, naming the term; `epoch` is 0-based."""
     for name, value in sums.items():
         if not math.isfinite(value):
             raise NonFiniteLoss(
@@ -121,13 +121,12 @@ def training_step(
         compiled: fuse the method's operations for batches of the full size; the last one of an epoch stays as it is.
     """
     fused = torch.compile(method.forward, dynamic=False) if compiled else method.forward
-
     follow = None if average is None else following(average, method, ema)
 
-    def gradient(step: Step) -> Terms:
-        forward = fused if len(step.streams["instance"].rows) == loader.batch_size else method.forward
+    def gradient(consumed: Step) -> Terms:
+        forward = fused if len(consumed.streams["instance"].rows) == loader.batch_size else method.forward
         with autocast(loader.device, precision):
-            terms = forward(step)
+            terms = forward(consumed)
             loss = torch.stack(list(terms.values())).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -135,11 +134,11 @@ def training_step(
 
     def step(inputs: Inputs) -> Terms:
         streams = {name: loader.batch(part) for name, part in inputs.parts.items()}
-        step = Step(streams, inputs.draws, inputs.progress)
-        terms = gradient(step)
+        consumed = Step(streams, inputs.draws, inputs.progress)
+        terms = gradient(consumed)
         if sharpness is not None:
             with uphill(method.parameters(), **sharpness), statistics_kept(method):
-                gradient(step)
+                gradient(consumed)
         if clip is not None:
             clip_grad_norm_(method.parameters(), clip)
         optimizer.step()
