@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from glmc.errors import UserError
-from glmc.models import build_backbone
+from glmc.models import Backbone, build_backbone
 from glmc.models.batch_norm import split_by_view
 from glmc.models.cifar_resnet import CifarResNet
 from glmc.models.heads import linear, start_heads
@@ -82,12 +82,15 @@ def test_the_shortcut_takes_every_second_pixel_and_pads_channels():
 
 def pair(kind):
     torch.manual_seed(0)
-    return build_backbone("resnet20", batch_norm=kind).double().train()
+    return Backbone(CifarResNet(8, width=4), 16, kind).double().train()
 
 
-def test_split_equals_two_pass():
+@pytest.mark.parametrize("compiled", [False, True])
+def test_split_equals_two_pass(compiled):
     """One pass with statistics for each view: outputs, gradients and running averages of the published two passes."""
     split, two_pass = pair("split"), pair("two_pass")
+    if compiled:  # one reduction over both views
+        split.forward = torch.compile(split.forward, backend="aot_eager")
     for step in range(3):
         x = torch.randn(6, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
         x[3:] *= 0.5  # the views differ in variance, as MixUp and CutMix do
@@ -103,6 +106,22 @@ def test_split_equals_two_pass():
     for (name, a), (_, b) in zip(split.state_dict().items(), two_pass.state_dict().items(), strict=True):
         assert (a - b).abs().max() < 1e-12, name
     assert split.state_dict()["net.bn1.num_batches_tracked"] == 6  # two views a step
+
+
+def test_weights_cast_together_give_the_gradients_of_autocast():
+    """Bit for bit, also where a part of the network is frozen."""
+    backbone, plain = Backbone(CifarResNet(8, width=4), 16, "split"), CifarResNet(8, width=4)
+    plain.load_state_dict(backbone.net.state_dict())
+    x = torch.rand(4, 3, 8, 8)
+    for net in (backbone.net, plain):
+        net.layer1.requires_grad_(False)
+    with torch.autocast("cpu", torch.bfloat16):
+        features = [backbone(x), plain(x)]
+    for each in features:
+        each.float().pow(2).sum().backward()
+    assert torch.equal(*features)
+    for (name, a), b in zip(backbone.net.named_parameters(), plain.parameters(), strict=True):
+        assert a.grad is b.grad is None or torch.equal(a.grad, b.grad), name
 
 
 def test_joint_statistics_differ_from_split():

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from glmc.errors import UserError
 from glmc.models.batch_norm import split_by_view
+from glmc.models.casting import carried_out
 from glmc.models.cifar_resnet import CifarResNet
 from glmc.models.experts import multiply
 from glmc.models.small_stem import SmallStemResNet
@@ -49,10 +50,10 @@ class Backbone(nn.Module):
             float [groups * B, out_dim], or [experts, groups * B, out_dim] if there are several experts.
         """
         if self.batch_norm == "two_pass" and groups > 1:
-            return torch.cat([self.by_expert(self.net(view)) for view in images.chunk(groups)], dim=-2)
+            return torch.cat([self.by_expert(carried_out(self.net, view)) for view in images.chunk(groups)], dim=-2)
         for norm in self.norms:
             norm.groups = groups  # type: ignore[assignment]
-        return self.by_expert(self.net(images))
+        return self.by_expert(carried_out(self.net, images))
 
     def by_expert(self, features: Tensor) -> Tensor:
         """[experts * B, out_dim] -> [experts, B, out_dim]; of a single expert the same."""

@@ -12,7 +12,7 @@ learning rate), which is changed in place. `engine.training_step` is written for
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -51,6 +51,14 @@ def copied(value: Any) -> Any:
     return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
 
 
+def by_dtype(tensors: Sequence[Tensor]) -> list[list[int]]:
+    """Places of the tensors of each dtype: a `_foreach` call takes one kernel only if all of its tensors agree."""
+    places: dict[torch.dtype, list[int]] = {}
+    for place, tensor in enumerate(tensors):
+        places.setdefault(tensor.dtype, []).append(place)
+    return list(places.values())
+
+
 class RecordingFailed(RuntimeError):
     """A function could not be recorded; its state is as it was before."""
 
@@ -86,7 +94,8 @@ class Graphed:
         if shapes not in self._recorded:
             self._recorded[shapes] = self._record(inputs)
         graph, held, results = self._recorded[shapes]
-        torch._foreach_copy_(held, new)
+        for places in by_dtype(held):
+            torch._foreach_copy_([held[place] for place in places], [new[place] for place in places])
         graph.replay()
         self.replays += 1
         return results
