@@ -260,12 +260,11 @@ def test_bad_images_are_refused_in_a_sentence(trained, photos, tmp_path):
         calibrate(trained, images=tmp_path / "more.txt", quiet=True)
 
 
-def test_other_training_images_and_overrides_that_change_the_predictions_are_refused(own, photos, tmp_path):
+def test_its_own_images_stay_its_own_and_overrides_that_change_the_predictions_are_refused(own, photos, tmp_path):
     moved = Path(shutil.copytree(photos, tmp_path / "moved"))
     assert calibrate(own, (f"data.root={moved}",), quiet=True)["images"] == 18
-    write_digits(moved / "train", range(100, 104), ["three"])
-    with pytest.raises(UserError, match=r"not the images that .* was trained on"):
-        calibrate(own, (f"data.root={moved}",), quiet=True)
+    write_digits(moved / "train", range(100, 104), ["three"])  # no image moves to another part for it
+    assert calibrate(own, (f"data.root={moved}",), quiet=True)["images"] == 18
     with pytest.raises(UserError, match=r"data.val_fraction=0.5: a run predicts as it was trained to"):
         calibrate(own, ("data.val_fraction=0.5",), quiet=True)
 

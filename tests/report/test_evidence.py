@@ -41,7 +41,9 @@ def test_predictions_come_back(tmp_path):
 
 def test_paths_stand_for_rows_whatever_they_are(tmp_path):
     names = [f"a,b\udcff {i}\n.jpg" for i in range(10)]
-    write(tmp_path, names=names)
+    chosen = write(tmp_path, names={"test": names, "train": [f"{i}.jpg" for i in range(10)]})
+    assert chosen["files"]["test-2.png"] == names[2]
+    assert chosen["files"]["train-4.png"] == "4.jpg"
     assert evidence.read_predictions(tmp_path, CLASSES).images == tuple(names)
 
 

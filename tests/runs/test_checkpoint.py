@@ -427,7 +427,7 @@ def test_headers_that_lie_are_refused(tmp_path, lie):
 
 
 FORGERIES = {
-    "other format": (lambda m: m.update(format=1), "is of format 1, and this version of glmc reads 2"),
+    "other format": (lambda m: m.update(format=1), "is of format 1, and this version of glmc reads 3"),
     "no step": (lambda m: m.pop("step"), "KeyError"),
     "no state": (lambda m: m["files"].pop("state.json"), "KeyError"),
     "files a list": (lambda m: m.update(files=[1]), "TypeError"),

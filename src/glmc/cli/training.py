@@ -109,20 +109,27 @@ def sweep(
 @app.command()
 def test(
     run: RunReference,
-    overrides: Overrides = None,
+    words: Words = None,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate a run's last checkpoint, one checkpoint, or a published .pth.tar, on the test images."""
+    """Evaluate a run's last checkpoint, one checkpoint, or a published .pth.tar, on its test images or on others."""
     from glmc.deploy import hub
 
     path = hub.resolve(run)
+    images, overrides = split_words(words)
     if path.is_file():
         from glmc.published import exchange
 
-        result = exchange.test_published(path, tuple(overrides or ()), quiet=as_json)
+        if images is not None:
+            raise UserError(f"{images}: a published file is tested on a recipe's data; write data.root={images}")
+        result = exchange.test_published(path, overrides, quiet=as_json)
+    elif images is not None:
+        from glmc.inference import heldout
+
+        result = heldout.score_given(path, Path(images), overrides, quiet=as_json)
     else:
         from glmc.runs import trained
 
-        result = trained.test(path, tuple(overrides or ()), quiet=as_json)
+        result = trained.test(path, overrides, quiet=as_json)
     if as_json:
         print(json.dumps(result, indent=1))

@@ -229,6 +229,38 @@ def headers(
     return np.ascontiguousarray(found[:, :2]), int(found[:, 2].max(initial=1))
 
 
+def digests(
+    paths: Paths,
+    *,
+    cache_dir: Path | None,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = warnings.warn,
+    workers: int | None = None,
+) -> NDArray[np.uint64]:
+    """BLAKE2b (8 bytes) of the content of every file, uint64 [N], never 0; read, or from the cache.
+
+    Args:
+        paths, cache_dir, progress, say, workers: as in `materialise`.
+
+    Raises:
+        UserError: files that cannot be read (the first ten and their number).
+    """
+    fingerprint = _fingerprint(paths, "digests")
+    found = None if cache_dir is None else _read_cache(cache_dir, fingerprint, say)
+    if found is None:
+        found = np.empty(len(paths), dtype=np.uint64)
+
+        def look(row: int) -> None:
+            with open(paths[row], "rb") as file:
+                content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).digest()
+            found[row] = max(int.from_bytes(content), 1)
+
+        _for_every(paths, look, workers, progress)
+        if cache_dir is not None:
+            _write_cache(cache_dir, fingerprint, found, paths.root, say)
+    return found
+
+
 def _orientation(image: Image.Image) -> Any:
     if image.format == "PNG" and "exif" not in image.info:
         return 1  # asked for it, PIL would decode the whole image to look for a chunk behind the pixels

@@ -1,6 +1,6 @@
 """From a recipe's `data` section to pixels and labels in memory, and to the values it had left open."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from glmc.data import decode, sources
+from glmc.data import decode, hub, sources
+from glmc.data.inventory import Inventory, Listed, fingerprint, listed, news, rebased, refuse_changed
 from glmc.data.longtail import longtail_rows
 from glmc.data.split import Paths, Split
 from glmc.errors import UserError
@@ -32,6 +33,8 @@ class Prepared(NamedTuple):
     std: tuple[float, ...]
     loader: str  # "resident" or "streaming"
     sizes: NDArray[np.int32] | None  # [N, 2], height and width of the training images, where data.area=whole
+    inventory: Inventory | None  # the files of each part; none of a set that comes as arrays or from a hub
+    fingerprints: dict[str, str]  # of each part
 
 
 def find(data: Data) -> sources.Source:
@@ -77,22 +80,22 @@ def prepare(
     std: Sequence[float] | None = None,
     size: int | None = None,
     room: int | None = None,
+    known: Inventory | None = None,
 ) -> Prepared:
     """Find and subset the images of a recipe, and decode those that stay in memory.
 
     Args:
         data: the recipe's section.
         screen: for remarks and the progress of decoding.
+        known: the files of each part, if that was decided before.
         mean, std, size: what a pretrained network wants; used where the recipe says nothing.
         room: bytes that are free for images, on the host and on the device; none: as many as are needed.
 
     Raises:
         UserError: whatever is wrong with the images.
     """
-    source = find(data)
-    for remark in source.remarks:
-        screen.say(remark)
-    train, val = long_tailed(source, data)
+    splits, constants = parts_of(data, screen, known)
+    train, val = splits["train"], splits.get("val")
     if data.size is None and isinstance(train.images, np.ndarray) and size not in (None, train.images.shape[1]):
         side = train.images.shape[1]
         raise UserError(
@@ -117,11 +120,12 @@ def prepare(
     assert size is not None
     assert channels is not None
     data = _with(data, size, channels)
-    test = decoded(source.test, "test images", data, screen)
+    inventory, fingerprints = identity(splits, data, loader, screen) if known is None else (known, prints_of(known))
+    test = decoded(splits["test"], "test images", data, screen)
     val = None if val is None else decoded(val, "validation images", data, screen)
     if mean is not None and std is not None and channels == 1:  # colour weights see grey through the mean of theirs
         mean, std = [sum(mean) / len(mean)], [sum(std) / len(std)]
-    mean, std = data.mean or mean or source.mean, data.std or std or source.std
+    mean, std = data.mean or mean or constants[0], data.std or std or constants[1]
     if mean is None or std is None:
         mean, std = measure(train, data, channels, screen)
     if len(mean) != channels or len(std) != channels:
@@ -136,6 +140,8 @@ def prepare(
         tuple(round(float(s), 6) for s in std),
         loader,
         sizes,
+        inventory,
+        fingerprints,
     )
 
 
@@ -243,12 +249,90 @@ def measured(parts: Iterable[NDArray[np.uint8]], channels: int) -> tuple[list[fl
     return (mean / 255).tolist(), (np.maximum(std, 1) / 255).tolist()
 
 
+Constants = tuple[tuple[float, ...] | None, tuple[float, ...] | None]  # mean and standard deviation of a named set
+
+
+def parts_of(
+    data: Data, screen: Screen, known: Inventory | None, needed: Sequence[str] = ("train", "test", "val")
+) -> tuple[dict[str, Split], Constants]:
+    """The images of each part, not decoded: "train", "test" and perhaps "val"; and the constants of a named set.
+
+    Args:
+        data: the recipe's section.
+        screen: for remarks.
+        known: the files of each part, if that was decided before.
+        needed: parts of these whose files must be there, and be what they were.
+
+    Raises:
+        UserError: whatever is wrong with the images.
+    """
+    if known is None:
+        source = find(data)
+        for remark in source.remarks:
+            screen.say(remark)
+        train, val = long_tailed(source, data)
+        splits = {"train": train, "test": source.test} | ({} if val is None else {"val": val})
+        return splits, (source.mean, source.std)
+    for part in (part for part in known if part in needed):
+        refuse_changed(known[part], WORDS[part], lambda paths: digests(paths, data, screen))
+    constants: Constants = (None, None)
+    try:
+        source = find(data)
+    except UserError as error:  # something has changed beside the images that count
+        if data.mean is None:
+            raise
+        screen.say(f"{error}; the run keeps the images that it began with")
+    else:
+        constants = source.mean, source.std
+        if data.imbalance is None:  # else most images of the source are no part of the run
+            for sentence in news(known, everything(source, data)):
+                screen.say(sentence)
+    return {part: files.split for part, files in known.items()}, constants
+
+
+WORDS = {"train": "training", "test": "test", "val": "validation"}
+
+
+def everything(source: sources.Source, data: Data) -> dict[str, Split]:
+    """All images of a source of files, their paths from the data's root."""
+    parts = {"train": source.train, "test": source.test, "val": source.val}
+    root = Path(data.root).expanduser()
+    return {name: rebased(split, root) for name, split in parts.items() if split is not None}
+
+
+def identity(
+    splits: Mapping[str, Split], data: Data, loader: str, screen: Screen
+) -> tuple[Inventory | None, dict[str, str]]:
+    """The files of each part, none of a set that comes as arrays or from a hub, and a fingerprint of each part.
+
+    The content of streamed training images is not read for it: that would be an epoch's work before the first.
+    """
+    inventory: dict[str, Listed] = {}
+    for part, split in splits.items():
+        if isinstance(split.images, np.ndarray):
+            return None, {part: fingerprint(split) for part, split in splits.items()}
+        read = None if loader == "streaming" and part == "train" else lambda paths: digests(paths, data, screen)
+        root = split.images.root if data.name.startswith(hub.PREFIX) else Path(data.root).expanduser()
+        inventory[part] = listed(split, root, read)
+    return None if data.name.startswith(hub.PREFIX) else inventory, prints_of(inventory)
+
+
+def prints_of(inventory: Inventory) -> dict[str, str]:
+    """The fingerprint of each part."""
+    return {part: fingerprint(files) for part, files in inventory.items()}
+
+
+def digests(paths: Paths, data: Data, screen: Screen) -> NDArray[np.uint64]:
+    """uint64 [N]: what tells the contents of files apart; from the cache for files that have been read before."""
+    cache_dir = decode.cache_folder() if data.cache else None
+    with screen.bar("reading files", len(paths)) as bar:
+        return decode.digests(paths, cache_dir=cache_dir, progress=bar.to, say=screen.say)
+
+
 def test_split(data: Data, screen: Screen) -> Split:
     """The decoded test images of a settled recipe."""
-    source = find(data)
-    for remark in source.remarks:
-        screen.say(remark)
-    return decoded(source.test, "test images", data, screen)
+    splits, _ = parts_of(data, screen, None)
+    return decoded(splits["test"], "test images", data, screen)
 
 
 def decoded(split: Split, what: str, data: Data, screen: Screen) -> Split:

@@ -16,7 +16,7 @@ from rich.table import Table
 from glmc.data.prepare import decoded, pixels
 from glmc.data.split import Split
 from glmc.errors import UserError
-from glmc.inference.heldout import given_images, own_images
+from glmc.inference.heldout import given_images, own_images, refuse_known_images
 from glmc.inference.temperature import FOLDS, crossfit
 from glmc.metrics import METRICS
 from glmc.recipe import HARMLESS, Settled, parse_settled
@@ -58,9 +58,10 @@ def calibrate(
     recipe = recipe_of(point, overrides)
     trained = load_trained(point, recipe)
     if images is None:
-        split, source = own_images(point, recipe, trained), "validation images of the run"
+        split, source = own_images(point, recipe, screen), "validation images of the run"
     else:
         split, source = given_images(images, recipe, trained.classes, screen), f"images of {images}"
+        refuse_known_images(images, point, split, recipe, screen)
     if len(split) < LEAST:
         raise UserError(f"{len(split)} {source} are too few to calibrate on: give at least {LEAST}, better {FEW}")
     split = decoded(split, "images", recipe.data, screen)
@@ -86,7 +87,7 @@ def calibrate(
         },
         "prior": dict(zip(trained.classes, fitted.prior.tolist(), strict=True)),
     }
-    file = home(point) / FILE
+    file = point.home / FILE
     write_atomic(file, json.dumps(result, indent=1) + "\n")
     show(result, f"{recipe.name}, {point.path}", screen)
     screen.say(f"written: {file}, which glmc predict uses from now on")
@@ -140,7 +141,7 @@ def find_calibration(
     Raises:
         UserError: the file cannot be used.
     """
-    file = home(point) / FILE
+    file = point.home / FILE
     if not file.exists():
         say("probabilities as the network gives them, not calibrated: see glmc calibrate")
         return None
@@ -155,12 +156,6 @@ def find_calibration(
         say(f"{file} is of step {step}, not of step {point.step}, and is not used: run glmc calibrate again")
         return None
     return calibration
-
-
-def home(point: checkpoint.Checkpoint) -> Path:
-    """The run folder of a checkpoint; the checkpoint's own folder where it lies alone."""
-    above = point.path.parent
-    return above.parent if above.name in ("checkpoints", "selected") else point.path
 
 
 def recipe_of(point: checkpoint.Checkpoint, overrides: Sequence[str]) -> Settled:

@@ -2,47 +2,49 @@
 
 import csv
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from glmc.data import folders, lists
-from glmc.data.prepare import find, long_tailed
+from glmc.data.inventory import listed, shared_images
+from glmc.data.prepare import decoded, digests, identity, parts_of
 from glmc.data.split import Paths, Split
 from glmc.errors import UserError
-from glmc.recipe import Recipe
-from glmc.runs import checkpoint
-from glmc.runs.trained import Trained, refuse_other_classes
+from glmc.recipe import Recipe, parse_settled
+from glmc.runs import checkpoint, folder
+from glmc.runs.trained import find_checkpoint, load_trained, score
 from glmc.screen import Screen
 
 
-def own_images(point: checkpoint.Checkpoint, recipe: Recipe, trained: Trained) -> Split:
+def own_images(point: checkpoint.Checkpoint, recipe: Recipe, screen: Screen) -> Split:
     """The validation images of a run, not decoded.
 
     Raises:
-        UserError: it has none, or the data are not those that it was trained on.
+        UserError: it has none, or they are not what they were.
     """
-    train, val = long_tailed(find(recipe.data), recipe.data)
-    refuse_other_classes(recipe, train.classes, trained.classes)
-    if train.counts.tolist() != trained.counts.tolist():
-        raise UserError(
-            f"data.root={recipe.data.root}: not the images that {point.path} was trained on, so some that are held out "
-            f"now may have been seen; give the data it belongs to, or others with --images"
-        )
-    if val is None or not len(val):
+    if "val" not in point.state["data"]:
         raise UserError(
             f"{point.path}: this run has no validation images, and test images are not for fitting; give images that "
             f"it has not seen with --images FOLDER, or train with data.val_fraction=0.1"
         )
-    return val
+    splits, _ = parts_of(recipe.data, screen, folder.inventory_of(point.home, recipe.data.root), needed=("val",))
+    _, prints = identity({"val": splits["val"]}, recipe.data, "resident", screen)
+    if prints["val"] != point.state["data"]["val"]:
+        raise UserError(
+            f"data.root={recipe.data.root}: other validation images than those of {point.path}, so the run may have "
+            f"seen some of them; give the data it belongs to, or others with --images"
+        )
+    return splits["val"]
 
 
 def given_images(path: Path, recipe: Recipe, classes: Sequence[str], screen: Screen) -> Split:
     """The images of a folder of classes or of a list, not decoded, with the classes of a run.
 
     Raises:
-        UserError: no such file, a class that the run does not know, or images that it was trained or is tested on.
+        UserError: no such file, or a class that the run does not know.
     """
     images, names, places = in_folder(path, screen) if path.is_dir() else in_list(path, Path(recipe.data.root))
     label_of = {name: label for label, name in enumerate(classes)}
@@ -50,9 +52,7 @@ def given_images(path: Path, recipe: Recipe, classes: Sequence[str], screen: Scr
         if name not in label_of:
             some = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
             raise UserError(f"{place}: the run has no class {name!r}; rename or remove it (its classes: {some})")
-    split = Split(images, np.array([label_of[name] for name in names], dtype=np.int64), tuple(classes))
-    refuse_known_images(path, split, recipe, screen)
-    return split
+    return Split(images, np.array([label_of[name] for name in names], dtype=np.int64), tuple(classes))
 
 
 def in_folder(path: Path, screen: Screen) -> tuple[Paths, list[str], dict[str, str]]:
@@ -89,23 +89,57 @@ def in_list(file: Path, root: Path) -> tuple[Paths, list[str], dict[str, str]]:
     return Paths.from_list(file.parent if beside else root.expanduser(), paths), names, places
 
 
-def refuse_known_images(path: Path, split: Split, recipe: Recipe, screen: Screen) -> None:
-    """Raise a `UserError` if the run was trained or is tested on some of these images, as far as their paths tell."""
-    try:
-        source = find(recipe.data.model_copy(update={"download": False}))
-    except UserError as error:
-        screen.say(f"whether the run has seen some of these images is not known ({error})")
-        return
-    ours = set(files_of(split))
-    for what, other in (("was trained", long_tailed(source, recipe.data)[0]), ("is tested", source.test)):
-        shared = len(ours.intersection(files_of(other)))
+def known_images(point: checkpoint.Checkpoint, split: Split, recipe: Recipe, screen: Screen) -> dict[str, int] | None:
+    """How many of some images (not decoded) are among the training, and among the test images of a run.
+
+    Returns:
+        {"train": number, "test": number}; None if the run has no split.csv, which is said.
+    """
+    known = folder.inventory_of(point.home, recipe.data.root)
+    if known is None:
+        screen.say(f"whether the run has seen some of these images is not known: there is no {folder.SPLIT} beside it")
+        return None
+    assert isinstance(split.images, Paths)
+    now = listed(split, split.images.root, lambda paths: digests(paths, recipe.data, screen))
+    return {part: shared_images(known[part], now) for part in ("train", "test")}
+
+
+def refuse_known_images(path: Path, point: checkpoint.Checkpoint, split: Split, recipe: Recipe, screen: Screen) -> None:
+    """Raise a `UserError` if a run was trained or is tested on some of the images of `path`."""
+    for part, shared in (known_images(point, split, recipe, screen) or {}).items():
         if shared:
-            raise UserError(f"--images {path}: the run {what} on {shared} of these {len(ours)} images; give others")
+            what = "was trained" if part == "train" else "is tested"
+            raise UserError(f"--images {path}: the run {what} on {shared} of these {len(split)} images; give others")
 
 
-def files_of(split: Split) -> Iterator[str]:
-    """The absolute paths of a split's images; none of images that come as an array."""
-    if isinstance(split.images, Paths):
-        root = os.path.realpath(split.images.root)
-        for row in range(len(split)):
-            yield os.path.normpath(os.path.join(root, split.images.relative(row)))
+def score_given(path: Path, images: Path, overrides: tuple[str, ...], *, quiet: bool) -> dict[str, Any]:
+    """Score a run, or one checkpoint, on all images of a folder of classes or of a list.
+
+    Args:
+        path: a run folder, or one checkpoint.
+        images: the folder or list.
+        overrides: of the recipe that the checkpoint carries.
+        quiet: nothing on the terminal.
+
+    Returns:
+        {"checkpoint", "recipe", "images", "trained_on": how many of them the run was trained on, none if unknown,
+        "test": scores}.
+
+    Raises:
+        UserError: no such run, image or class.
+    """
+    screen = Screen(quiet=quiet)
+    point = find_checkpoint(path)
+    recipe = parse_settled(point.state["recipe"], overrides)
+    trained = load_trained(point, recipe)
+    split = given_images(images, recipe, trained.classes, screen)
+    seen = known_images(point, split, recipe, screen)
+    if seen is not None and seen["train"]:
+        screen.say(f"the run was trained on {seen['train']} of these {len(split)} images: the figures flatter it")
+    scores, _ = score(trained, decoded(split, "images", recipe.data, screen), recipe)
+    screen.table(f"{recipe.name}, {point.path}, {len(split)} images of {images}, in percent", {"given images": scores})
+    trained_on = None if seen is None else seen["train"]
+    return {
+        "checkpoint": str(point.path), "recipe": recipe.name, "images": str(images), "trained_on": trained_on,
+        "test": scores,
+    }  # fmt: skip

@@ -288,6 +288,21 @@ def essence(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in SAME_RECIPE}
 
 
+def differences(first: Recipe, second: Recipe) -> Iterator[tuple[str, Any, Any]]:
+    """What lets two recipes come out differently: the dotted name of a key, and the value of each (None: has none)."""
+    ours, theirs = _flat(first.model_dump()), _flat(second.model_dump())
+    for key in {**ours, **theirs}:
+        told = HARMLESS | {"name", "published", "expect"}
+        if key not in told and key.partition(".")[0] not in told and ours.get(key) != theirs.get(key):
+            yield key, ours.get(key), theirs.get(key)
+
+
+def same_images(first: Recipe, second: Recipe) -> bool:
+    """Whether two recipes take the same files of a data set for training, validation and test."""
+    beside = {f"data.{key}" for key in ("size", "channels", "mean", "std", "area", "resize", "exif", "batch_size")}
+    return not any(key.startswith("data.") and key not in beside for key, *_ in differences(first, second))
+
+
 def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     """{"data": {"size": 32}} -> {"data.size": 32}; lists stay as they are."""
     values: dict[str, Any] = {}

@@ -131,7 +131,8 @@ def pictures(run: Run, names: Sequence[str]) -> list[dict[str, Any]]:
     for name in names:
         file = run.folder / "examples" / Path(name).name
         data = f"data:{kinds[file.suffix]};base64,{base64.b64encode(file.read_bytes()).decode()}"
-        shown.append({"data": data, "exact": file.suffix == ".png", "name": file.stem.replace("-", " image, row ")})
+        told = run.examples.get("files", {}).get(name, file.stem.replace("-", " image, row "))
+        shown.append({"data": data, "exact": file.suffix == ".png", "name": told})
     return shown
 
 

@@ -4,13 +4,13 @@
 |---|---|
 | `predictions.csv` | a line for each test image, in order: image (path or row), true, predicted, confidence in [0, 1] |
 | `examples/*.png, *.jpg` | thumbnails, at most 64 pixels a side, named after the split and the row |
-| `examples/examples.json` | which of them show what: `{"pairs": [...], "tail": [...]}`, see `choose` |
+| `examples/examples.json` | which of them show what: `{"pairs": [...], "tail": [...], "files": {...}}`, see `choose` |
 """
 
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,7 +54,7 @@ def write(
     test_picture: Picture,
     train_labels: NDArray[np.int64],
     train_picture: Picture | None,
-    names: Sequence[str] | None = None,
+    names: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Write predictions.csv and examples/ into a run folder; files of the same name are replaced.
 
@@ -66,12 +66,18 @@ def write(
         test_picture: of a test row; called at most 18 times.
         train_labels: int64 [M] in [0, C).
         train_picture: of a training row, called at most 42 times; None leaves the training images out.
-        names: N paths of the test images; None: row numbers stand for them.
+        names: paths of the "test" (N) and of the "train" images (M); None: row numbers stand for them.
     """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["image", "true", "predicted", "confidence"])
-    rows = zip(names or range(len(true)), true.tolist(), predicted.tolist(), confidence.tolist(), strict=True)
+    rows = zip(
+        names["test"] if names else range(len(true)),
+        true.tolist(),
+        predicted.tolist(),
+        confidence.tolist(),
+        strict=True,
+    )
     table.writerows([name, classes[t], classes[p], f"{c:.6f}"] for name, t, p, c in rows)
     # Names that are not valid Unicode are kept as the file system gave them.
     (run / "predictions.csv").write_text(text.getvalue(), encoding="utf-8", errors="surrogateescape")
@@ -88,7 +94,17 @@ def write(
         chosen["pairs"].append(pair)
     for c in tail if train_picture else ():
         chosen["tail"].append({"class": classes[c], "train": training(folder, train_labels, c, SHOWN, train_picture)})
+    if names:
+        entries = [*chosen["pairs"], *chosen["tail"]]
+        shown = [name for entry in entries for part in ("test", "train") for name in entry.get(part, ())]
+        chosen["files"] = {name: file_of(name, names) for name in shown}
     (folder / "examples.json").write_text(json.dumps(chosen, indent=1) + "\n", encoding="utf-8")
+
+
+def file_of(thumbnail: str, names: Mapping[str, Sequence[str]]) -> str:
+    """The image file behind a thumbnail: its part and row are the thumbnail's name."""
+    part, row = Path(thumbnail).stem.split("-")
+    return names[part][int(row)]
 
 
 def choose(
@@ -184,13 +200,13 @@ def read_predictions(run: Path, classes: Sequence[str]) -> Predictions | None:
                        np.array(confidence, dtype=np.float64))  # fmt: skip
 
 
-def read_examples(run: Path) -> dict[str, list[dict[str, Any]]]:
+def read_examples(run: Path) -> dict[str, Any]:
     """What examples.json says, with only those pictures that are there; empty where the run left none."""
     file = run / "examples" / "examples.json"
     if not file.exists():
         return {"pairs": [], "tail": []}
     try:
-        chosen: dict[str, list[dict[str, Any]]] = json.loads(file.read_text(encoding="utf-8"))
+        chosen: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         for entry in chosen["pairs"] + chosen["tail"]:
             for split in {"test", "train"} & set(entry):
                 entry[split] = [name for name in entry[split] if (file.parent / Path(name).name).is_file()]

@@ -43,7 +43,7 @@ class Run:
     counts: NDArray[np.int64]
     confusion: NDArray[np.int64]
     predictions: Predictions | None
-    examples: dict[str, list[dict[str, Any]]]
+    examples: dict[str, Any]
 
     @property
     def order(self) -> NDArray[np.int64]:

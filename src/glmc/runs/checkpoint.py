@@ -29,7 +29,7 @@ from glmc.runs.files import remove_stale, sync, temporary_name, write_through
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 2  # 1 held recipes without loss and mixture
+FORMAT = 3  # 1 held recipes without loss and mixture, 2 neither the run's own mark nor its records
 MANIFEST, STATE = "manifest.json", "state.json"
 _MANIFEST_LIMIT = 2**20  # bytes; ours have less than 1000, and this one is read before any checksum
 _STEP = re.compile(r"step-(\d{8,})(\.old)?")
@@ -58,6 +58,12 @@ class Checkpoint:
     state: dict[str, Any]
     remarks: tuple[str, ...] = ()
     _files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+
+    @property
+    def home(self) -> Path:
+        """The run folder that it lies in; its own folder where it lies alone."""
+        above = self.path.parent
+        return above.parent if above.name in ("checkpoints", "selected") else self.path
 
     @property
     def names(self) -> tuple[str, ...]:

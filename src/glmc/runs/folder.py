@@ -4,20 +4,23 @@ import contextlib
 import csv
 import io
 import json
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from glmc.data.inventory import Inventory, from_csv
 from glmc.errors import UserError
-from glmc.recipe import Recipe, load
+from glmc.recipe import Recipe, differences, load, parse, same_images
 from glmc.recipe.sections import Expect
-from glmc.runs import result
+from glmc.runs import checkpoint, result
 from glmc.runs.files import append, write_atomic
 from glmc.screen import Screen
 
 DEFAULT = Path("runs")  # where runs go without --out
+SPLIT = "split.csv"
 
 
 def claim(out: Path | None, name: str) -> Path:
@@ -50,7 +53,7 @@ def claim(out: Path | None, name: str) -> Path:
 def release(run: Path) -> None:
     """Take back what `claim` made, when the run did not come to begin."""
     with contextlib.suppress(OSError):
-        for name in ("log.txt", "recipe.yaml", "stage1.json"):
+        for name in ("log.txt", "recipe.yaml", "stage1.json", SPLIT):
             (run / name).unlink(missing_ok=True)
         run.rmdir()
         if run.parent == DEFAULT:
@@ -62,13 +65,25 @@ def recipe_of(run: Path, overrides: Sequence[str] = ()) -> Recipe:
     return load(str(run / "recipe.yaml"), overrides)
 
 
-def read_metrics(run: Path, epochs: int) -> list[dict[str, Any]]:
-    """The records of the first `epochs` epochs; a line that a kill has cut short is left out."""
-    file, records = run / "metrics.jsonl", []
-    for line in file.read_text().splitlines() if file.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):
-            records.append(json.loads(line))
-    return [record for record in records if record["epoch"] <= epochs]
+def inventory_of(run: Path, root: str) -> Inventory | None:
+    """The files of each part of a run, as its split.csv says; None if it has none, as on images that come as arrays.
+
+    Args:
+        run: its folder.
+        root: of the data now.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    file = run / SPLIT
+    return from_csv(file.read_bytes(), file, Path(root).expanduser()) if file.exists() else None
+
+
+def shared(recipe: Recipe, other: Path) -> Inventory | None:
+    """The files of another run, if the recipe draws its images as that one does; None if not, or if it has none."""
+    if not (other / SPLIT).exists() or not same_images(recipe, recipe_of(other)):
+        return None
+    return inventory_of(other, recipe.data.root)
 
 
 def write_metrics(run: Path, records: Sequence[Mapping[str, Any]]) -> None:
@@ -81,13 +96,46 @@ def append_metrics(run: Path, record: Mapping[str, Any]) -> None:
     append(run / "metrics.jsonl", json.dumps(record) + "\n")
 
 
-def record_environment(run: Path, facts: Mapping[str, Any]) -> None:
-    """environment.json: the circumstances of the first start, and of each time the run was resumed."""
+def record_environment(run: Path, facts: Mapping[str, Any]) -> str:
+    """environment.json: the circumstances of the first start, and of each time the run was resumed.
+
+    Returns:
+        The mark of the run, drawn at its first start, by which its checkpoints know it.
+    """
     file = run / "environment.json"
     if file.exists():
         first = json.loads(file.read_text())
         facts = {**first, "resumed": [*first.get("resumed", []), facts]}
+    else:
+        facts = {"run": secrets.token_hex(8), **facts}
     write_atomic(file, json.dumps(facts, indent=2) + "\n")
+    return str(facts["run"])
+
+
+def mark_of(run: Path) -> str | None:
+    """The mark by which the checkpoints of a run know it; None if its environment.json is gone."""
+    file = run / "environment.json"
+    return json.loads(file.read_text()).get("run") if file.exists() else None
+
+
+def refuse_foreign(run: Path, recipe: Recipe, point: checkpoint.Checkpoint) -> None:
+    """Raise a `UserError` unless a checkpoint is of the run whose folder it lies in, and of its recipe.
+
+    Args:
+        run: the folder.
+        recipe: settled, as the folder says.
+        point: the checkpoint.
+    """
+    if mark_of(run) != point.state["run"]:
+        raise UserError(
+            f"{point.path}: saved by another run than that of {run / 'environment.json'}; put the run's own back"
+        )
+    trained = parse(point.state["recipe"])
+    for key, ours, theirs in differences(recipe, trained):
+        raise UserError(
+            f"{run / 'recipe.yaml'}: {key} is {ours}, and the run was trained with {theirs} so far; put that back, or "
+            f"begin another run with glmc train {run / 'recipe.yaml'}"
+        )
 
 
 def write_confusion(file: Path, confusion: np.ndarray, classes: Sequence[str]) -> None:

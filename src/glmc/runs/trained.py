@@ -11,15 +11,16 @@ from torch import Tensor
 
 from glmc import models, runtime
 from glmc.batches.augment import View
-from glmc.data.prepare import pixels, test_split
+from glmc.data.inventory import shared_images
+from glmc.data.prepare import decoded, identity, parts_of, pixels
 from glmc.data.split import Split
 from glmc.errors import UserError
 from glmc.methods.base import Method
 from glmc.metrics import scores
 from glmc.models.heads import start_heads
 from glmc.random import Draws
-from glmc.recipe import Recipe, Settled, choice, parse_settled
-from glmc.runs import checkpoint
+from glmc.recipe import Recipe, Settled, choice, parse_settled, same_images
+from glmc.runs import checkpoint, folder
 from glmc.runs.tally import Tally
 from glmc.runtime import autocast
 from glmc.screen import Screen
@@ -177,6 +178,34 @@ def score(
     return scores(confusion, trained.counts, few=recipe.eval.few, extras=extras), confusion
 
 
+def test_images(point: checkpoint.Checkpoint, recipe: Settled, screen: Screen) -> Split:
+    """The test images of a run, decoded: those that it held out, whatever has come to their folder since.
+
+    If the recipe asks for others (`data.test_list=...`), or the images are others and the run's split.csv is not there,
+    that is said, and how many of them it was trained on.
+
+    Args:
+        point: of the run.
+        recipe: the checkpoint's own, perhaps with some values changed.
+        screen: for remarks and progress.
+
+    Raises:
+        UserError: an image is missing or was altered.
+    """
+    data, known = recipe.data, folder.inventory_of(point.home, recipe.data.root)
+    if known is not None and same_images(recipe, parse_settled(point.state["recipe"])):
+        splits, _ = parts_of(data, screen, known, needed=("test",))
+        return decoded(splits["test"], "test images", data, screen)
+    splits, _ = parts_of(data, screen, None)
+    now, prints = identity({"test": splits["test"]}, data, "resident", screen)
+    if prints["test"] != point.state["data"]["test"]:
+        seen = "some may be images that it was trained on"
+        if known is not None and now is not None:
+            seen = f"it was trained on {shared_images(known['train'], now['test'])} of these {len(splits['test'])}"
+        screen.say(f"not the test images of the run: {seen}")
+    return decoded(splits["test"], "test images", data, screen)
+
+
 def find_checkpoint(path: Path) -> checkpoint.Checkpoint:
     """The last checkpoint of a run, or the one that lies in this folder.
 
@@ -209,7 +238,7 @@ def test(path: Path, overrides: tuple[str, ...], *, quiet: bool) -> dict[str, An
         screen.say(remark)
     recipe = parse_settled(point.state["recipe"], overrides)
     trained = load_trained(point, recipe)
-    split = test_split(recipe.data, screen)
+    split = test_images(point, recipe, screen)
     result: dict[str, Any] = {"checkpoint": str(point.path), "recipe": recipe.name}
     result["test"] = score(trained, split, recipe)[0]
     if recipe.eval.flip_tta:

@@ -15,6 +15,7 @@ from torch import Tensor
 from glmc import models, runtime
 from glmc.batches.resident import Loader, ResidentLoader
 from glmc.batches.streaming import StreamingLoader
+from glmc.data.inventory import Inventory
 from glmc.data.prepare import Prepared, pixels, prepare
 from glmc.data.split import Paths
 from glmc.errors import UserError
@@ -108,13 +109,19 @@ def adopt(method: Method, recipe: Settled, classes: Sequence[str], device: torch
         ) from error
 
 
-def build(recipe: Recipe, screen: Screen, *, initial: bool = True) -> Parts:
-    """All the objects of a run, at its beginning; `initial=False` if other weights are loaded at once.
+def build(recipe: Recipe, screen: Screen, *, initial: bool = True, known: Inventory | None = None) -> Parts:
+    """All the objects of a run, at its beginning.
+
+    Args:
+        recipe: of the run.
+        screen: for remarks and progress.
+        initial: False if other weights are loaded at once.
+        known: the files of each part of the data, if that was decided before.
 
     Raises:
         UserError: something about the recipe, the data or the machine does not go together.
     """
-    settled, data, device = settle(recipe, screen)
+    settled, data, device = settle(recipe, screen, known)
     counts = torch.from_numpy(data.train.counts)
     method = build_method(settled, counts, device, initial=initial)
     if initial:
@@ -271,12 +278,12 @@ def step_flops(method: Method, loader: Loader, data: Prepared) -> float:
     return 3.0 * counter.get_total_flops() * loader.batch_size * len(loader.views)
 
 
-def settle(recipe: Recipe, screen: Screen) -> tuple[Settled, Prepared, torch.device]:
+def settle(recipe: Recipe, screen: Screen, known: Inventory | None = None) -> tuple[Settled, Prepared, torch.device]:
     """Prepare the data, and write into the recipe what it left open: size, normalisation, precision and the like."""
     device = runtime.pick_device(recipe.train.device)
     runtime.use_threads(recipe.train.threads)
     wants = models.pretrained_input(recipe.model.name) if recipe.model.pretrained else {}
-    prepared = prepare(recipe.data, screen, room=runtime.room_for_images(device), **wants)
+    prepared = prepare(recipe.data, screen, room=runtime.room_for_images(device), known=known, **wants)
     precision = runtime.pick_precision(recipe.train.precision, device, screen.say)
     facts = {"mean": list(prepared.mean), "std": list(prepared.std), "loader": prepared.loader}
     settled = recipe.settle({"size": prepared.size, "channels": prepared.channels, **facts}, {"precision": precision})

@@ -31,6 +31,7 @@ class State:
     sums: dict[str, float] = field(default_factory=dict)  # loss terms, summed over `step` steps
     seconds: dict[str, float] = field(default_factory=lambda: {"startup": 0.0, "train": 0.0, "eval": 0.0})
     modes: dict[str, int] = field(default_factory=dict)  # graph, compile or eager -> steps carried out so
+    records: list[dict[str, Any]] = field(default_factory=list)  # of the epochs finished, as in metrics.jsonl
 
 
 class Meter:

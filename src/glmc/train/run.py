@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from glmc import runtime, trackers
 from glmc.batches.resident import Loader
 from glmc.data.decode import decode_image
+from glmc.data.inventory import names, to_csv
 from glmc.data.prepare import pixels
 from glmc.data.split import Paths
 from glmc.errors import Interrupted, NonFiniteLoss, UserError
@@ -31,7 +32,15 @@ from glmc.train.saving import Saver, restore
 GLANCE_SECONDS = 0.5  # how often the progress bar looks at the loss
 
 
-def train(recipe: Recipe, out: Path | None, *, command: str, quiet: bool = False, since: float) -> Path:
+def train(
+    recipe: Recipe,
+    out: Path | None,
+    *,
+    command: str,
+    quiet: bool = False,
+    since: float,
+    beside: Sequence[Path] = (),
+) -> Path:
     """Train a recipe in a new run folder and return the folder.
 
     Args:
@@ -40,10 +49,11 @@ def train(recipe: Recipe, out: Path | None, *, command: str, quiet: bool = False
         command: what to repeat, for environment.json.
         quiet: nothing on the terminal.
         since: `time.perf_counter()` when the command began, for the start-up time.
+        beside: of `begin`.
     """
     run = folder.claim(out, recipe.name)
     screen = Screen(quiet=quiet)
-    carry_out([begin(recipe, run, Screen(run / "log.txt", quiet), command, since)], run, screen)
+    carry_out([begin(recipe, run, Screen(run / "log.txt", quiet), command, since, beside)], run, screen)
     return run
 
 
@@ -58,13 +68,25 @@ class Begun(NamedTuple):
     tracks: trackers.Tracks
 
 
-def begin(recipe: Recipe, run: Path, screen: Screen, command: str, since: float) -> Begun:
-    """Build a new run in a claimed folder, and say what is about to be trained."""
+def begin(recipe: Recipe, run: Path, screen: Screen, command: str, since: float, beside: Sequence[Path] = ()) -> Begun:
+    """Build a new run in a claimed folder, and say what is about to be trained.
+
+    Args:
+        recipe: complete.
+        run: the folder.
+        screen: the run's.
+        command, since: as for `train`.
+        beside: runs whose split it takes over, if its images are drawn as theirs.
+    """
     try:
         trackers.require(recipe.train.track)
         write_atomic(run / "recipe.yaml", recipe.to_yaml())  # from here on, a killed run can be resumed
-        parts = build(recipe, screen)
+        others = [*beside, *([] if recipe.parent is None else [Path(recipe.parent)])]
+        known = (split for other in others if (split := folder.shared(recipe, other)) is not None)
+        parts = build(recipe, screen, known=next(known, None))
         memory = try_one_step(parts)
+        if parts.data.inventory is not None:
+            write_atomic(run / folder.SPLIT, to_csv(parts.data.inventory))
         folder.remember_stage_one(run, recipe)
         write_atomic(run / "recipe.yaml", parts.recipe.to_yaml())
     except BaseException:
@@ -76,7 +98,7 @@ def begin(recipe: Recipe, run: Path, screen: Screen, command: str, since: float)
 def ready(begun: Begun, command: str, since: float) -> Begun:
     """Note the circumstances and the start-up time of a run that is built, and say what is about to be trained."""
     parts, run, state, screen, _, tracks = begun
-    tracks.begin(parts.recipe.train.track, parts.recipe.model_dump(), folder.read_metrics(run, state.epoch))
+    tracks.begin(parts.recipe.train.track, parts.recipe.model_dump(), state.records)
     folder.record_environment(run, runtime.environment(parts.device, parts.recipe.train.precision, command))
     announce(parts, run, screen)
     state.seconds["startup"] += time.perf_counter() - since
@@ -115,8 +137,10 @@ def take_up(run: Path, overrides: tuple[str, ...], screen: Screen, command: str,
     for remark in point.remarks if point else ():
         screen.say(remark)
     recipe = folder.recipe_of(run, overrides)
+    if point is not None:
+        folder.refuse_foreign(run, recipe, point)
     trackers.require(recipe.train.track)
-    parts = build(recipe, screen, initial=point is None)
+    parts = build(recipe, screen, initial=point is None, known=folder.inventory_of(run, recipe.data.root))
     folder.remember_stage_one(run, recipe)
     if point is None:
         write_atomic(run / "recipe.yaml", parts.recipe.to_yaml())  # it may not have been settled yet
@@ -187,8 +211,8 @@ def training(begun: Begun, saver: Saver, tell: Callable[[str], None], arrived: S
     """
     parts, run, state, screen, _, tracks = begun
     recipe, total, loader = parts.recipe, parts.total_steps, parts.loader
-    records = folder.read_metrics(run, state.epoch)  # a kill may have come between a record and its checkpoint
-    folder.write_metrics(run, records)
+    records = state.records
+    folder.write_metrics(run, records)  # a kill may have come between a record and its checkpoint
     began = lap = glanced = time.monotonic()
     for epoch_over, meter in fit(
         parts.method,
@@ -214,7 +238,7 @@ def training(begun: Begun, saver: Saver, tell: Callable[[str], None], arrived: S
             refuse_non_finite(state.sums, state.epoch - epoch_over)
             state.seconds["train"] += time.monotonic() - lap
             if epoch_over:
-                records.append(conclude_epoch(parts, state, records, last=state.steps == total))
+                records.append(conclude_epoch(parts, state, meter.steps, last=state.steps == total))
                 began += records[-1]["seconds"]["eval"]
                 folder.append_metrics(run, records[-1])
                 tracks.log(records[-1])
@@ -247,10 +271,9 @@ def waiting(loader: Loader, seconds: float) -> str:
     return f"  data {share:.0f} % / step {100 - share:.0f} %"
 
 
-def conclude_epoch(parts: Parts, state: State, records: list[dict[str, Any]], *, last: bool) -> dict[str, Any]:
-    """The record of the epoch that has just ended: mean loss terms, and scores if it is one to be evaluated."""
+def conclude_epoch(parts: Parts, state: State, steps: int, *, last: bool) -> dict[str, Any]:
+    """The record of the epoch that has just ended, of so many steps: mean loss terms, and scores if it is evaluated."""
     began = time.monotonic()
-    steps = state.steps - (records[-1]["step"] if records else 0)
     record: dict[str, Any] = {
         "epoch": state.epoch,
         "step": state.steps,
@@ -260,7 +283,7 @@ def conclude_epoch(parts: Parts, state: State, records: list[dict[str, Any]], *,
     if last or state.epoch % parts.recipe.eval.every == 0:
         record |= {name: parts.score(name)[0] for name in parts.sets}
     seconds = {"train": state.seconds["train"], "eval": time.monotonic() - began}
-    for earlier in records:
+    for earlier in state.records:
         seconds["train"] -= earlier["seconds"]["train"]
     state.seconds["eval"] += seconds["eval"]
     return record | {"seconds": seconds}
@@ -319,7 +342,9 @@ def leave_evidence(parts: Parts, run: Path, tally: Tally) -> None:
 
     of_train = decoded if isinstance(train.images, Paths) else train.images.__getitem__
     of_test = pixels(test).__getitem__
-    evidence.write(run, train.classes, *tally.predictions(), of_test, train.labels, of_train)
+    listed = parts.data.inventory
+    files = None if listed is None else {part: names(listed[part].split) for part in ("train", "test")}
+    evidence.write(run, train.classes, *tally.predictions(), of_test, train.labels, of_train, files)
 
 
 @contextlib.contextmanager

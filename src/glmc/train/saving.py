@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from glmc.errors import NonFiniteLoss, UserError
-from glmc.runs import checkpoint, files
+from glmc.runs import checkpoint, files, folder
 from glmc.runs.packed import Packed
 from glmc.runs.trained import refuse_other_classes
 from glmc.train.build import Parts
@@ -52,6 +52,8 @@ class Saver:
             "name": parts.recipe.name,
             "classes": list(parts.data.train.classes),
             "counts": parts.counts.tolist(),
+            "data": parts.data.fingerprints,
+            "run": folder.mark_of(run),
         }
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._writing: Future[None] | None = None
@@ -177,10 +179,10 @@ def restore(parts: Parts, point: checkpoint.Checkpoint) -> State:
         UserError: the images are not those that the checkpoint was trained on.
     """
     refuse_other_classes(parts.recipe, parts.data.train.classes, point.state["classes"])
-    if parts.counts.tolist() != point.state["counts"]:
+    if parts.data.fingerprints != point.state["data"]:
         raise UserError(
-            f"data.root={parts.recipe.data.root}: {parts.counts.tolist()} training images a class, and the run began "
-            f"with {point.state['counts']}; give the data it belongs to"
+            f"data.root={parts.recipe.data.root}: other images than those that the run began with; give the data it "
+            f"belongs to, or put its {folder.SPLIT} back as it was"
         )
     parts.method.load_state_dict(point.tensors("weights"))
     if parts.average is not None:

@@ -60,10 +60,10 @@ def go_through(base: Path, *, together: int | None = None, command: str, quiet: 
     anew = not any(run.exists() for run in runs)
     began, failures = time.perf_counter(), list[str]()
     while todo:
-        group = [take(*todo.pop(0), quiet=quiet, command=command, since=since)]
+        group = [take(*todo.pop(0), runs, quiet=quiet, command=command, since=since)]
         number = together or runtime.runs_that_fit(group[0].parts.device, group[0].memory)
         while todo and len(group) < number:
-            group.append(take(*todo.pop(0), quiet=quiet, command=command, since=time.perf_counter()))
+            group.append(take(*todo.pop(0), runs, quiet=quiet, command=command, since=time.perf_counter()))
         try:
             carry_out(group, base, screen)
         except NonFiniteLoss as error:  # of some; the others go on, and the summary is of those that came to their end
@@ -90,12 +90,12 @@ def go_through(base: Path, *, together: int | None = None, command: str, quiet: 
         raise NonFiniteLoss(f"{'; '.join(failures)}; the summary is of the other {len(runs)}")
 
 
-def take(recipe: Recipe, run: Path, *, quiet: bool, command: str, since: float) -> Begun:
-    """Begin the run of one seed, or take it up where it was interrupted."""
+def take(recipe: Recipe, run: Path, beside: Sequence[Path], *, quiet: bool, command: str, since: float) -> Begun:
+    """Begin the run of one seed, on the images of those beside it, or take it up where it was interrupted."""
     if (run / "recipe.yaml").exists():
         return take_up(run, (), Screen(run / "log.txt", quiet), command, since)
     folder.claim(run, recipe.name)
-    return begin(recipe, run, Screen(run / "log.txt", quiet), command, since)
+    return begin(recipe, run, Screen(run / "log.txt", quiet), command, since, beside)
 
 
 def summarise(runs: Sequence[Path], spread: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:

@@ -11,14 +11,13 @@ import yaml
 from torch import Tensor
 
 from glmc import posthoc, runtime
-from glmc.data.prepare import test_split
 from glmc.errors import UserError
 from glmc.metrics import per_class
 from glmc.recipe import HARMLESS, Recipe, Settled, changed, parse_settled
 from glmc.runs import checkpoint, folder, result
 from glmc.runs.files import write_atomic
 from glmc.runs.result import Result
-from glmc.runs.trained import build_method, find_checkpoint, load_trained, score
+from glmc.runs.trained import build_method, find_checkpoint, load_trained, score, test_images
 from glmc.screen import Screen
 from glmc.train.run import train
 
@@ -123,7 +122,7 @@ def adjust(
         head = before.method.head()
         if head is None:
             raise UserError(f"--stage2 {stage}: {first.method.name} does not predict with one linear classifier")
-        split = test_split(recipe.data, screen)
+        split = test_images(point, recipe, screen)
         device, counts = head.weight.device, torch.from_numpy(before.counts)
         trained = before._replace(method=build_method(recipe, counts, device, initial=False))
         adjust_head(head, stage, counts, settings)
@@ -133,10 +132,13 @@ def adjust(
     except BaseException:
         folder.release(target)
         raise
+    mark = folder.record_environment(target, runtime.environment(device, recipe.train.precision, command))
     state = {**point.state, "recipe": recipe.to_yaml(), "name": recipe.name, "repair": {"name": stage, **settings}}
+    state["run"] = mark
     checkpoint.save(target / "checkpoints", point.step, {"weights": trained.method.state_dict()}, state)
     write_atomic(target / "recipe.yaml", recipe.to_yaml())
-    folder.record_environment(target, runtime.environment(device, recipe.train.precision, command))
+    if (point.home / folder.SPLIT).exists():
+        write_atomic(target / folder.SPLIT, (point.home / folder.SPLIT).read_bytes())
     folder.write_confusion(target / "confusion.csv", confusion, trained.classes)
     found = Result(
         recipe=recipe.name,
