@@ -75,7 +75,7 @@ def everything(folder):
         (["--help"], 0, "Usage: glmc [OPTIONS] COMMAND"),
         (["train", "--help"], 0, "[RECIPE] [KEY=VALUE]..."),
         (["list", "recipes"], 0, "digits_lt/glmc  GLMC on scikit-learn's handwritten digits"),
-        (["train", "digits_lt/glcm"], 2, "there is no recipe 'digits_lt/glcm'; did you mean digits_lt/glmc"),
+        (["train", "digits_lt/glcm"], 2, "there is no recipe or folder 'digits_lt/glcm'; did you mean digits_lt/glmc"),
         (["train", "optim.lrr=1"], 2, "optim.lr"),
     ],
 )
@@ -241,6 +241,9 @@ BAD = {
     "output folder under a file": (occupied, ["tiny.yaml", "--out", "out/run"], ["out/run", "name another folder"]),
     "no such recipe": (None, ["digit_lt/glmc"], ["digit_lt/glmc", "did you mean digits_lt/glmc"]),
     "no such recipe file": (None, ["tony.yaml"], ["tony.yaml"]),
+    "last part of a recipe's name": (None, ["ce"], ["'ce'", "did you mean folder/ce", "digits_lt/ce"]),
+    "value as an option": (None, ["tiny.yaml", "--batch-size", "3"], ["--batch-size", "data.batch_size=3?"]),
+    "option misspelt": (None, ["tiny.yaml", "--sed", "0,1"], ["--sed", "did you mean --seeds?"]),
     "wrong key": (None, ["tiny.yaml", "optim.lrate=1"], ["optim.lrate", "optim.lr"]),
     "value of another type": (None, ["tiny.yaml", "train.epochs=many"], ["train.epochs", "many"]),
     "unknown method": (None, ["tiny.yaml", "method.name=glcm"], ["glcm", "glmc"]),

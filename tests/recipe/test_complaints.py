@@ -9,7 +9,11 @@ Complaint = Callable[..., str]
 
 OVERRIDES = {
     "train.sede=3": "unknown key train.sede; did you mean train.seed?",
-    "seed=3": "unknown key seed; did you mean train.seed?",
+    "seed=3": "unknown key seed; did you mean train.seed=3?",
+    "batch=16": "unknown key batch; did you mean data.batch_size=16?",
+    "pretrained=false": "unknown key pretrained; did you mean model.pretrained=false?",
+    "model=resnet18": 'model must be a group of keys, not "resnet18"; did you mean model.name=resnet18?',
+    "model.backbone=x": "unknown key model.backbone; did you mean model.name?",
     "trian.epochs=3": "unknown key trian; did you mean train?",
     "optim.zzz=3": "unknown key optim.zzz; optim has name, lr, backbone_lr, momentum, nesterov, weight_decay, clip, "
     "sharpness",
@@ -36,7 +40,7 @@ OVERRIDES = {
     "method.share=bix": 'method.share must be "box" or "drawn", not "bix"',
     "method.slow=1": "method.slow must be true or false, not 1",
     "method.depth=1.5": "method.depth must be a whole number, not 1.5",
-    "method=ce": 'method must be a group of keys, not "ce"',
+    "method=ce": 'method must be a group of keys, not "ce"; did you mean method.name=ce?',
     "optim=null": "optim must be a group of keys, not null",
     "method.name=3": "method.name must be text, not 3, which in quotes would be text (of `glmc list methods`, losses "
     'or mixtures, or a class as "package.module:Class")',

@@ -136,10 +136,10 @@ def test_a_file_without_sections_is_no_recipe(complaint: Complaint, content: str
 
 def test_an_unknown_recipe_is_told_with_the_nearest(complaint: Complaint):
     assert complaint("digits_lt/gmlc").startswith(
-        "there is no recipe 'digits_lt/gmlc'; did you mean digits_lt/glmc or "
+        "there is no recipe or folder 'digits_lt/gmlc'; did you mean digits_lt/glmc or "
     )
     assert complaint("shop") == (  # a folder
-        "there is no recipe 'shop'; `glmc list recipes` names all, and a file of your own ends in .yaml"
+        "there is no recipe or folder 'shop'; `glmc list recipes` names all, and a file of your own ends in .yaml"
     )
     assert complaint("dogs.yaml") == "the recipe file 'dogs.yaml' cannot be read: No such file or directory"
     assert complaint("a" * 300 + ".yaml").endswith("cannot be read: File name too long")

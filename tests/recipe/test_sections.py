@@ -41,6 +41,8 @@ OVERRIDES = {
     "color_jitter.hue must be at most 0.5, not 0.6",
     "views.train=[{color_jitter: {brightness: 1, contrast: 1, saturation: 1, huw: 0.1}}]": "unknown key views.train[0]."
     "color_jitter.huw; did you mean views.train[0].color_jitter.hue?",
+    "views.test=[{center_crop: 1.5}]": "views.test[0].center_crop must be a whole number of pixels, or a part of "
+    "data.size up to 1, not 1.5",
     "views.test=[{blur: {}}]": "views.test may hold center_crop only: the other operations are random, and tests must "
     "not be",
     "train={epochs: 20, schedule: paco, warmup: 0.1}": "train.warmup has no effect with train.schedule=paco, which has "

@@ -13,7 +13,7 @@ from glmc.cli.words import AsJson, Overrides, Quiet, RunReference, Words, parse_
 from glmc.errors import UserError
 
 
-@app.command()
+@app.command(context_settings={"ignore_unknown_options": True})  # `split_words` knows what was meant
 def train(
     words: Words = None,
     out: Annotated[
@@ -27,7 +27,7 @@ def train(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train a recipe and report how good it is. Without a recipe: GLMC on scikit-learn's digits."""
+    """Train a recipe, or what suits a folder of images, and say how good it is. Alone: GLMC on handwritten digits."""
     command = "glmc " + " ".join(map(shlex.quote, sys.argv[1:]))
     name, overrides = split_words(words)
     if resume is not None:
@@ -43,15 +43,22 @@ def train(
         run.resume(resume, overrides, command=command, quiet=quiet, since=STARTED)
         return
     from glmc import recipe
+    from glmc.recipe.document import assigned
 
-    keys = {assignment.partition("=")[0] for assignment in overrides}
-    if name is None and "data.root" in keys and "data.name" not in keys:
+    if name is not None and Path(name).is_dir():
+        if name in recipe.names():
+            print(f"{name}: the recipe is meant; for the folder of that name write ./{name}", file=sys.stderr)
+        else:
+            overrides, name = (assigned("data.root", name), *overrides), None
+    given = dict(assignment.partition("=")[::2] for assignment in overrides)
+    if name is None and "data.root" in given and given.get("data.name", "folder") in ("folder", "list"):
         from glmc.stats import advice, find
 
         of_data = [assignment for assignment in overrides if assignment.startswith("data.")]
         choice = advice.choose(find.scan(recipe.load("folder/finetune", of_data).data), overrides)
         name, overrides = choice.recipe, (*choice.overrides, *overrides)
-        print(f"{advice.command(name, choice.overrides)}: {'; '.join(choice.why)}", file=sys.stderr)
+        if not quiet:
+            print(f"{advice.command(name, overrides)}: {'; '.join(choice.why)}", file=sys.stderr)
     wanted = recipe.load(name or "digits_lt/glmc", overrides)
     if recipe.changed(overrides):
         wanted = wanted.override("expect=null", "published=null")  # results of another recipe from here on

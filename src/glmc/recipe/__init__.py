@@ -37,6 +37,7 @@ from glmc.recipe.sections import (
     SettledTrain,
     Train,
     Views,
+    in_pixels,
     rule,
 )
 
@@ -104,9 +105,10 @@ class Recipe(Section):
         return _build(Document(f"recipe {self.name}", tree), assignments, self.about, type(self))
 
     def settle(self, data: Mapping[str, Any], train: Mapping[str, Any]) -> "Settled":
-        """The recipe with what it left open filled in: some values of `data` and of `train`."""
+        """The recipe with what it left open filled in: values of `data` and of `train`, and crops in pixels."""
         tree = self.model_dump()
         values = {**tree, "data": tree["data"] | data, "train": tree["train"] | train}
+        values["views"] = in_pixels(self.views, values["data"]["size"])
         return _build(Document(f"recipe {self.name}", values), (), self.about, Settled)
 
     def to_yaml(self) -> str:
@@ -187,12 +189,20 @@ def _text_of(file: str) -> str:
     """The text of a user's recipe file."""
     path = os.path.expanduser(file)
     if os.path.isdir(path) or not (path.endswith((".yaml", ".yml")) or os.path.exists(path)):
-        near = difflib.get_close_matches(file, names(), n=3, cutoff=0.4)
+        near = [name for name in names() if name.endswith(f"/{file}")]
+        near = sorted(near, key=lambda name: not name.startswith("folder/"))  # most people have images of their own
+        near = near or difflib.get_close_matches(file, [*names(), *_folders()], n=3, cutoff=0.4)
         guess = f"did you mean {' or '.join(near)}? " if near else ""
         raise UserError(
-            f"there is no recipe {file!r}; {guess}`glmc list recipes` names all, and a file of your own ends in .yaml"
+            f"there is no recipe or folder {file!r}; {guess}`glmc list recipes` names all, and a file of your own ends "
+            "in .yaml"
         )
     return read_text(file)
+
+
+def _folders() -> list[str]:
+    """The folders in the working directory, which may hold the images that were meant."""
+    return [entry.name for entry in os.scandir() if entry.is_dir() and not entry.name.startswith(".")]
 
 
 def _build(document: Document, overrides: Iterable[str], about: str, kind: type[R]) -> R:

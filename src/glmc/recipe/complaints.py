@@ -27,6 +27,26 @@ EXPECTED = {
     "less_than": "below {lt:.10g}",
 }
 
+ELSEWHERE = {  # what other programs call a key
+    "arch": "model.name",
+    "backbone": "model.name",
+    "network": "model.name",
+    "batch": "data.batch_size",
+    "bs": "data.batch_size",
+    "dataset": "data.name",
+    "path": "data.root",
+    "image_size": "data.size",
+    "img_size": "data.size",
+    "imgsz": "data.size",
+    "optimizer": "optim.name",
+    "learning_rate": "optim.lr",
+    "wd": "optim.weight_decay",
+    "scheduler": "train.schedule",
+    "amp": "train.precision",
+    "gpu": "train.device",
+    "patience": "eval.stop_after",
+}
+
 
 def complaints(
     error: ValidationError, tree: Any, meanings: Mapping[str, str], prefix: KeyPath = ()
@@ -53,16 +73,39 @@ def complaints(
         yield path, _sentence(path, items, values[path], meanings)
 
 
-def unknown(key: str, known: Sequence[str]) -> str:
-    """The sentence for an unknown key: the nearest of the same group, else of all, else what the group has."""
-    group, _, leaf = key.rpartition(".")
+def unknown(key: str, known: Sequence[str], value: Any = None) -> str:
+    """The sentence for an unknown key: the one that was meant, with the value given to it, else what there is."""
+    group = key.rpartition(".")[0]
+    near = meant(key, known)
+    if near is not None:
+        given = f"={value if isinstance(value, str) else shown(value)}" if _settable(near, value) else ""
+        return f"unknown key {key}; did you mean {near}{given}?"
     siblings = [name for name in known if name.rpartition(".")[0] == group]
-    for pool in (siblings, known):
-        leaves = {name.rpartition(".")[2]: name for name in pool}
-        near = difflib.get_close_matches(leaf, leaves, n=1)
-        if near:
-            return f"unknown key {key}; did you mean {leaves[near[0]]}?"
     return f"unknown key {key}; {group or 'a recipe'} has {', '.join(name.rpartition('.')[2] for name in siblings)}"
+
+
+def meant(key: str, known: Sequence[str]) -> str | None:
+    """The key that an unknown one stands for, or none.
+
+    One of the same last name, else what other programs call so, else the nearest of the same group, else of all.
+    """
+    group, _, leaf = key.rpartition(".")
+    leaves = {name.rpartition(".")[2]: name for name in reversed(known)}  # of several, the first
+    if leaf in leaves:
+        return leaves[leaf]
+    if ELSEWHERE.get(leaf) in known:
+        return ELSEWHERE[leaf]
+    siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == group}
+    for pool in (siblings, leaves):
+        near = difflib.get_close_matches(leaf, pool, n=1)
+        if near:
+            return pool[near[0]]
+    return None
+
+
+def _settable(key: str, value: Any) -> bool:
+    """Whether a value is worth repeating behind a key: not that of a whole section, and no group or list."""
+    return "." in key and isinstance(value, str | int | float)
 
 
 def _resolve(loc: KeyPath, tree: Any) -> tuple[KeyPath, Any]:
@@ -80,13 +123,15 @@ def _sentence(path: KeyPath, items: Sequence[Any], value: Any, meanings: Mapping
     if first["type"] == "rule":
         return f"{key} {first['ctx']['predicate']}"
     if first["type"] == "extra_forbidden":
-        return unknown(key, _known(path, meanings))
+        return unknown(key, _known(path, meanings), value if len(path) == 1 else None)
     meaning = _meaning(path, meanings)
     if first["type"] == "missing":
         return f"{key} is missing{meaning}"
     wanted = [EXPECTED.get(item["type"], item["msg"]).format(**item.get("ctx", {})) for item in items]
     words = " or ".join(wanted).replace("'", '"')
     sentence = f"{key} must be {words}, not {shown(value)}"
+    if first["type"] == "model_type" and isinstance(value, str) and f"{key}.name" in meanings:
+        sentence += f"; did you mean {key}.name={value}?"
     if wanted == ["text"] and isinstance(value, bool | int | float):
         sentence += ", which in quotes would be text"
     return sentence + meaning

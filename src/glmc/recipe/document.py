@@ -250,6 +250,19 @@ def write(tree: dict[str, Any], about: str) -> str:
     return comment + yaml.serialize(root, Dumper=_Dumper, allow_unicode=True, width=120)
 
 
+def assigned(key: str, text: str) -> str:
+    """`key=value` whose value is read as this text, in quotes where it would be read as something else.
+
+    >>> assigned("data.root", "photos"), assigned("data.root", "2024")
+    ('data.root=photos', 'data.root="2024"')
+    """
+    try:
+        plain = read(text, key).tree == text
+    except UserError:
+        plain = False
+    return f"{key}={text if plain else json.dumps(text, ensure_ascii=False)}"
+
+
 def dotted(path: KeyPath) -> str:
     """("views", "train", 0) -> "views.train[0]"."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")

@@ -1,6 +1,7 @@
 """The sections of a recipe: every key with its type, its range, its default and its meaning. No torch in here."""
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
@@ -75,7 +76,7 @@ class Data(Section):
         0.0, ge=0, lt=1, description="part of each training class held out for validation, in [0, 1)"
     )
     size: int | None = Field(
-        None, ge=1, description="side in pixels that images are brought to; null: the one they have"
+        None, ge=1, description="side in pixels that images are brought to, and crops follow; null: the one they have"
     )
     channels: Literal[1, 3] | None = Field(None, description="1 grey, 3 colour; null: as the images are")
     mean: list[Annotated[float, Field(ge=0, le=1)]] | None = Field(
@@ -129,16 +130,26 @@ class Crop(Section):
     crop: int = Field(ge=0, description="border in pixels")
 
 
+def _whole_pixels(side: float) -> float:
+    """Pixels as a whole number; a part of data.size as it is."""
+    if side > 1 and side % 1:
+        raise rule("", f"must be a whole number of pixels, or a part of data.size up to 1, not {shown(side)}")
+    return int(side) if side > 1 else side
+
+
+Side = Annotated[float, Field(gt=0), AfterValidator(_whole_pixels)]
+
+
 class CenterCrop(Section):
     """The middle of the image."""
 
-    center_crop: int = Field(ge=1, description="side in pixels")
+    center_crop: Side = Field(description="side in pixels; up to 1: as a part of data.size")
 
 
 class Region(Section):
     """A random part of the image, resized."""
 
-    size: int = Field(ge=1, description="side of the result in pixels")
+    size: Side = Field(1.0, description="side of the result in pixels; up to 1: as a part of data.size")
     scale: list[Annotated[float, Field(gt=0, le=1)]] = Field(
         [0.08, 1.0], description="smallest and largest part of the image's area, in (0, 1]"
     )
@@ -236,6 +247,26 @@ def _complete(views: dict[str, list[Any]]) -> dict[str, list[Any]]:
         if name == "test" and set(used) - {"center_crop"}:
             raise rule(name, "may hold center_crop only: the other operations are random, and tests must not be")
     return views
+
+
+def in_pixels(views: Mapping[str, list[Any]], size: int) -> dict[str, list[Any]]:
+    """Views whose crops have their sides in pixels, for images of `size` x `size`.
+
+    >>> in_pixels({"train": [{"resized_crop": {"size": 1.0}}, "flip"], "test": [{"center_crop": 0.875}]}, 64)
+    {'train': [{'resized_crop': {'size': 64}}, 'flip'], 'test': [{'center_crop': 56}]}
+    """
+
+    def pixels(side: float) -> float:
+        return max(2, round(side * size)) if side <= 1 else side  # 1 would be a part again
+
+    def settled(op: Any) -> Any:
+        if "center_crop" in op:
+            return {"center_crop": pixels(op["center_crop"])}
+        if "resized_crop" in op:
+            return {"resized_crop": {**op["resized_crop"], "size": pixels(op["resized_crop"]["size"])}}
+        return op
+
+    return {name: [settled(op) for op in operations] for name, operations in views.items()}
 
 
 Views = Annotated[dict[str, list[Annotated[Any, AfterValidator(_operation)]]], AfterValidator(_complete)]

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from glmc.data.sources import SOURCES
 from glmc.errors import UserError
 from glmc.screen import Screen
 from glmc.stats.advice import advise
@@ -31,6 +32,8 @@ def stats(data: str, assignments: Sequence[str] = (), out: Path | None = None, *
     if out is not None and not out.absolute().parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {out.parent}; make it first")
     screen = Screen(quiet=not as_text)
+    if data in SOURCES and Path(data).is_dir():
+        screen.say(f"{data}: the named set is meant; for the folder of that name write ./{data}")
     settings = wanted(data, assignments)
     facts = collect(data, settings, scan(settings.data), screen.bar)
     advice = advise(facts, assignments)

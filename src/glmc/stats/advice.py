@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from glmc import recipe
 from glmc.data.split import Paths
 from glmc.stats.facts import Facts
-from glmc.stats.files import shorter_side
+from glmc.stats.files import usual_size
 from glmc.stats.find import Found
 
 BALANCED = 3.0  # below this imbalance, re-weighting has little to correct
@@ -18,7 +18,7 @@ SMALL = 64  # pixels; images with a shorter side of up to this suit a network fo
 FEW = 20  # with fewer images in the median class, little can be learnt from scratch
 TAIL = 10  # with fewer images, the smallest class is mentioned
 PLENTY = 50_000  # with this many large images, training from scratch is worth a comparison
-SCRATCH = ("folder/ce", "folder/glmc")  # recipes that train a network from scratch
+SCRATCH = ("folder/ce", "folder/logit_adjusted")  # recipes that train a network from scratch
 
 
 class Advice(NamedTuple):
@@ -85,10 +85,11 @@ def advise(facts: Facts, assignments: Sequence[str] = ()) -> Advice:
 
 
 def choose(found: Found, given: Sequence[str]) -> Choice:
-    """The recipe for a folder or a list of images, as `glmc stats` advises it and `glmc train data.root=X` takes it.
+    """The recipe for a folder or a list of images, as `glmc stats` advises it and `glmc train FOLDER` takes it.
 
-    The rule reads class sizes, the headers of some training images and, for a pretrained network, whether its weights
-    can be had.
+    The rule reads class sizes, the headers of some training images, for a pretrained network whether its weights can be
+    had, and for large images whether there is a GPU. From scratch it is logit adjustment: it costs what cross entropy
+    does, and in runs of an hour nothing here was better; GLMC pays off, if at all, in long ones.
 
     Args:
         found: the images.
@@ -98,24 +99,33 @@ def choose(found: Found, given: Sequence[str]) -> Choice:
     median, smallest, total = int(np.median(trained)), int(trained.min()), int(trained.sum())
     images = found.parts["train"].images
     assert isinstance(images, Paths), "arrays are named sets, which have recipes of their own"
-    side, even = shorter_side(images), found.imbalance < BALANCED
+    width, height = usual_size(images)
+    small, even = min(width, height) <= SMALL, found.imbalance < BALANCED
     balance = f"the largest class has {found.imbalance:,.0f} times the images of the smallest"
     if even:
         balance = f"an imbalance factor of {found.imbalance:.1f} is no long tail: methods for one will not help"
     tail = f"the smallest class has {number(smallest, 'image')} to learn from"
-    small, scratch = side <= SMALL, "folder/ce" if even else "folder/glmc"
-    extra = _left_open(_small_network(side), given) if small else ()
+    scratch = "folder/ce" if even else "folder/logit_adjusted"
+    usual = f"images of about {width} x {height} pixels"
+
+    def chosen(name: str, extra: Sequence[str], why: Sequence[str], other: str = "", when: str = "") -> Choice:
+        return Choice(name, tuple(extra), (*why, *_resized(name, (*extra, *given), width, height)), other, when)
 
     if small and median >= FEW:
-        why = f"images of about {side} pixels suit resnet32, trained from scratch in minutes to hours"
+        why = f"{usual} suit resnet32, trained from scratch in minutes to hours"
+        extra = _left_open(_small_network(min(width, height)), given)
         if even:
-            return Choice(scratch, extra, (balance, why))
+            return chosen(scratch, extra, (balance, why))
         if smallest < TAIL:
-            return Choice(scratch, extra, (why, balance), "folder/finetune", f"{tail}; pretrained features may help it")
-        return Choice(scratch, extra, (why, balance), "folder/ce", "plain cross entropy, to see what GLMC gains")
+            return chosen(scratch, extra, (why, balance), "folder/finetune", f"{tail}; pretrained features may help it")
+        when = "plain cross entropy, to see what the class frequencies in the loss gain"
+        return chosen(scratch, extra, (why, balance), "folder/ce", when)
 
-    from glmc.models.weights import obstacle  # loads torch
+    from glmc import runtime  # loads torch
+    from glmc.models.weights import obstacle
 
+    device = dict(word.partition("=")[::2] for word in given).get("train.device", "auto")
+    fast = runtime.pick_device(device).type != "cpu"
     network = recipe.load("folder/finetune").model.name
     missing = obstacle(network)
     if missing is not None:
@@ -123,28 +133,49 @@ def choose(found: Found, given: Sequence[str]) -> Choice:
             f"the weights of {network} cannot be had ({missing}), so a network is trained from scratch; "
             "folder/finetune model.pretrained=FILE takes weights that you have"
         )
-        return Choice(scratch, extra, (why, balance))
+        extra = _small_network(min(width, height)) if small else ("data.size=128",) if fast else ()
+        return chosen(scratch, _left_open(extra, given), (why, balance))
     if median < FEW:
         why = (
             f"half of the classes have at most {number(median, 'image')} to train on: that takes pretrained features, "
             "and a linear classifier on them overfits least"
         )
-        return Choice(
+        return chosen(
             "folder/linear", (), (why, balance), "folder/finetune", "adapts the features too, but takes longer"
         )
-    why = f"images of about {side} pixels suit a pretrained network, fine-tuned in a few epochs"
+    if not fast:
+        why = "without a GPU a pretrained network is best left as it is, with a linear classifier trained on it"
+        return chosen("folder/linear", (), (why, balance), "folder/finetune", "adapts the features too: on a GPU")
+    why = f"{usual} suit a pretrained network, fine-tuned in a few epochs"
     reasons = (why, balance, tail) if smallest < TAIL and not even else (why, balance)
     if total >= PLENTY and not even:
         when = f"from scratch, for which {total:,} images may be enough"
-        return Choice("folder/finetune", (), reasons, "folder/glmc", when)
-    return Choice("folder/finetune", (), reasons, "folder/linear", "frozen features: minutes, and a good first figure")
+        return chosen("folder/finetune", (), reasons, scratch, when)
+    return chosen("folder/finetune", (), reasons, "folder/linear", "frozen features: minutes, and a good first figure")
 
 
 def _small_network(side: int) -> tuple[str, ...]:
     """What a recipe that trains from scratch needs for small images."""
     if side > 40:
         return ("model.name=resnet32", "data.size=64")
-    return ("model.name=resnet32", "data.size=32", "views.train=[{crop: 4}, flip]", "views.test=[]")
+    return ("model.name=resnet32", "data.size=32", "views.train=[{crop: 4}, flip]")
+
+
+def _resized(name: str, assignments: Sequence[str], width: int, height: int) -> tuple[str, ...]:
+    """A sentence about the size that a recipe brings images to, if it is not the one they have."""
+    wanted = recipe.load(name, assignments)
+    size = wanted.data.size
+    if size is None or (width, height) == (size, size):
+        return ()
+    why = (
+        "what its weights are for"
+        if wanted.model.pretrained
+        else f"so that {wanted.model.name} trains in reasonable time"
+    )
+    cut = "" if width == height else "the middle square of "
+    return (
+        f"{cut}each image of about {width} x {height} pixels becomes {size} x {size}, {why}; data.size=N changes it",
+    )
 
 
 def _left_open(overrides: Iterable[str], given: Sequence[str]) -> tuple[str, ...]:

@@ -115,23 +115,27 @@ def look(images: Paths | NDArray[np.uint8], progress: Progress, workers: int | N
     return seen
 
 
-def shorter_side(images: Paths) -> int:
-    """Median of the shorter sides in pixels, from the headers of a few images; 0 if none of them can be read."""
+def usual_size(images: Paths) -> tuple[int, int]:
+    """Width and height in pixels of a middling image, by its shorter side, among the headers of a few.
+
+    (0, 0) if none of them can be read.
+    """
     rows = np.unique(np.linspace(0, len(images) - 1, SAMPLE).astype(np.int64)).tolist()
 
-    def side(row: int) -> int:
+    def size(row: int) -> tuple[int, int]:
         if not os.path.isfile(images[row]):  # opening a pipe would wait for ever
-            return 0
+            return 0, 0
         try:
             with open(images[row], "rb") as stream:
-                return min(_header(stream)[0])
+                height, width = _header(stream)[0]
+                return width, height
         except Exception:  # PIL raises nearly anything on a damaged file
-            return 0
+            return 0, 0
 
     Image.init()  # loads PIL's formats now rather than in several threads at once
     with ThreadPoolExecutor(max(8, 4 * decode.cores())) as pool:
-        sides = [pixels for pixels in pool.map(side, rows) if pixels]
-    return int(np.median(sides)) if sides else 0
+        sizes = sorted((found for found in pool.map(size, rows) if min(found)), key=min)
+    return sizes[len(sizes) // 2] if sizes else (0, 0)
 
 
 def _in_memory(images: NDArray[np.uint8], seen: Looks) -> Looks:
