@@ -260,6 +260,10 @@ BAD = {
         ["data.batch_size=47", "one image"],
     ),
     "no validation images": (None, ["tiny.yaml", "eval.select=val"], ["eval.select=val", "data.val_fraction"]),
+    "stopping on test images": (None, ["tiny.yaml", "eval.stop_after=2"], ["eval.stop_after=2", "data.val_fraction"]),
+    "minutes and epochs": (None, ["tiny.yaml", "train.epochs=2", "--minutes", "3"], ["--minutes 3", "train.epochs"]),
+    "minutes for several": (None, ["tiny.yaml", "--seeds", "0,1", "--minutes", "3"], ["--minutes", "one new run"]),
+    "no minutes": (None, ["tiny.yaml", "--minutes", "0"], ["--minutes 0: an epoch takes about", "more minutes"]),
     "pretrained at another size": (
         None, ["tiny.yaml", "model.name=resnet18", "model.pretrained=true"], ["224 x 224", "data.size=8"],
     ),

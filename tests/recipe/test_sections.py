@@ -56,6 +56,18 @@ def test_what_does_not_go_together_is_told_in_a_sentence(override: str, sentence
     assert said_of(override) == sentence
 
 
+def test_crops_follow_the_size_unless_they_are_in_pixels():
+    views = "views={train: [{resized_crop: {}}, flip], test: [{center_crop: 0.875}], look: [{center_crop: 20}]}"
+    settled = load("digits_lt/ce", [views]).settle(
+        {"size": 64, "channels": 1, "mean": [0.5], "std": [0.5]}, {"precision": "float32"}
+    )
+    assert settled.views == {
+        "train": [{"resized_crop": {"size": 64, "scale": [0.08, 1.0]}}, "flip"],
+        "test": [{"center_crop": 56}],
+        "look": [{"center_crop": 20}],
+    }
+
+
 def test_operations_are_completed_with_their_defaults():
     jitter = "{color_jitter: {brightness: 0.4, contrast: 0.4, saturation: 0.4}}"
     views = load("digits_lt/ce", [f"views.train=[{jitter}, {{grayscale: 0.2}}, {{blur: {{}}}}]"]).views

@@ -21,7 +21,7 @@ from glmc.random import Draws
 from glmc.runs import checkpoint
 from glmc.runs import trained as trained_run
 from glmc.screen import Screen
-from glmc.train import build, run, saving
+from glmc.train import build, pace, run, saving
 
 ROOT = Path(__file__).parent.parent.parent
 STEPS = 7  # an epoch: 7 batches of 32, of which the last is not full
@@ -573,6 +573,41 @@ def test_selection_on_validation_images(place, no_report, capsys):
     assert kept.name == f"step-{best['step']:08d}"
     assert glmc("test", kept, "--json") == 0
     assert json.loads(capsys.readouterr().out)["test"] == best["test"]
+
+
+def test_a_run_that_gains_nothing_on_validation_images_stops_early_and_stays_stopped(place, no_report, capsys):
+    run = trained("early", "data.val_fraction=0.3", "eval.stop_after=2", "train.epochs=9", "optim.lr=1e-9")
+    scores = [record["val"]["top1"] for record in metrics_of(run)]
+    assert len(scores) < 9
+    assert max(scores[-2:]) <= max(scores[:-2])
+    before = result_of(run)
+    assert (before["epochs"], before["last"]) == (len(scores), metrics_of(run)[-1]["test"])
+    (run / "result.json").unlink()  # a kill came just before it
+    assert glmc("train", "--resume", run) == 0
+    assert {**result_of(run), "seconds": None} == {**before, "seconds": None}
+    assert f"stopped after epoch {len(scores)} of 9" in (run / "log.txt").read_text()
+
+
+def test_minutes_give_the_run_of_so_many_epochs_and_what_is_ahead_is_told(place, no_report, monkeypatch):
+    def five_seconds(self):
+        known, self.seconds = bool(self.seconds), 5.0
+        return not known
+
+    monkeypatch.setattr(pace.Pace, "tick", five_seconds)
+    begun = {"command": "", "quiet": True, "since": time.perf_counter()}
+    out = run.train(recipe.load("tiny.yaml"), Path("minutes"), minutes=2.5, **begun)
+    assert result_of(out)["epochs"] == 2
+    same(out, trained("two", "train.epochs=2"))
+    log = (out / "log.txt").read_text()
+    assert "--minutes 2.5 sets train.epochs=2 in the place of 3" in log
+    assert "about 2 min to go on cpu" in log
+
+
+def test_steps_are_timed_after_the_first_few():
+    ticks = iter(range(100))
+    timed = pace.Pace(torch.device("cpu"), lambda: float(next(ticks)))
+    assert [timed.tick() for _ in range(8)] == [False] * 5 + [True] + [False] * 2
+    assert timed.seconds == pytest.approx(4 / 3)
 
 
 def test_a_frozen_backbone_stays_bit_for_bit(plain, no_report):

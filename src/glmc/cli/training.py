@@ -25,11 +25,18 @@ def train(
         int | None,
         typer.Option(min=1, help="Seeds to train side by side. Default: as many as fit on a GPU, elsewhere one."),
     ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="How long the run may take here; sets train.epochs.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Train a recipe, or what suits a folder of images, and say how good it is. Alone: GLMC on handwritten digits."""
     command = "glmc " + " ".join(map(shlex.quote, sys.argv[1:]))
     name, overrides = split_words(words)
+    if minutes is not None and (resume is not None or seeds is not None):
+        raise UserError("--minutes is for one new run: leave it out, and set train.epochs where several are trained")
+    if minutes is not None and any(word.startswith("train.epochs=") for word in overrides):
+        raise UserError(f"--minutes {minutes:g} sets train.epochs, which is given, too: keep one of them")
     if resume is not None:
         if name is not None or out is not None or seeds is not None:
             raise UserError("--resume takes a run folder and stands without recipe, --out and --seeds")
@@ -42,6 +49,33 @@ def train(
 
         run.resume(resume, overrides, command=command, quiet=quiet, since=STARTED)
         return
+    from glmc import recipe
+
+    name, overrides = for_own_images(name, overrides, quiet)
+    wanted = recipe.load(name or "digits_lt/glmc", overrides)
+    if recipe.changed(overrides):
+        wanted = wanted.override("expect=null", "published=null")  # results of another recipe from here on
+    if seeds is None:
+        if together is not None:
+            raise UserError("--together is for several runs: add --seeds, e.g. --seeds 0,1,2")
+        from glmc.train import run
+
+        run.train(wanted, out, minutes=minutes, command=command, quiet=quiet, since=STARTED)
+        return
+    numbers = parse_seeds(seeds)
+    from glmc.train import seeds as several
+
+    several.train_seeds(wanted, numbers, out, together=together, command=command, quiet=quiet, since=STARTED)
+
+
+def for_own_images(name: str | None, overrides: tuple[str, ...], quiet: bool) -> tuple[str | None, tuple[str, ...]]:
+    """The recipe and its overrides that suit a folder or a list of images, said in a sentence; others as they are.
+
+    Args:
+        name: of a recipe, or a folder; none where data.root may name one.
+        overrides: key=value.
+        quiet: say nothing.
+    """
     from glmc import recipe
     from glmc.recipe.document import assigned
 
@@ -59,20 +93,7 @@ def train(
         name, overrides = choice.recipe, (*choice.overrides, *overrides)
         if not quiet:
             print(f"{advice.command(name, overrides)}: {'; '.join(choice.why)}", file=sys.stderr)
-    wanted = recipe.load(name or "digits_lt/glmc", overrides)
-    if recipe.changed(overrides):
-        wanted = wanted.override("expect=null", "published=null")  # results of another recipe from here on
-    if seeds is None:
-        if together is not None:
-            raise UserError("--together is for several runs: add --seeds, e.g. --seeds 0,1,2")
-        from glmc.train import run
-
-        run.train(wanted, out, command=command, quiet=quiet, since=STARTED)
-        return
-    numbers = parse_seeds(seeds)
-    from glmc.train import seeds as several
-
-    several.train_seeds(wanted, numbers, out, together=together, command=command, quiet=quiet, since=STARTED)
+    return name, overrides
 
 
 @app.command()

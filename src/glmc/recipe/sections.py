@@ -427,6 +427,11 @@ class Eval(Section):
     select: Literal["last", "val"] = Field(
         "last", description="which epoch is reported: the last, or the best on the validation images"
     )
+    stop_after: int | None = Field(
+        None,
+        ge=1,
+        description="evaluations without a better top-1 on the validation images that end the run; null: none do",
+    )
 
 
 class SettledData(Data):

@@ -133,6 +133,11 @@ def build(recipe: Recipe, screen: Screen, *, initial: bool = True, known: Invent
         raise UserError(
             "eval.select=val: there is no validation split; give data.val_fraction, data.val_list or a val folder"
         )
+    if recipe.eval.stop_after is not None and "val" not in sets:
+        raise UserError(
+            f"eval.stop_after={recipe.eval.stop_after}: there is no validation split, and the test images must not say "
+            "when to stop; give data.val_fraction, data.val_list or a val folder"
+        )
     average = None if recipe.train.ema is None else copy.deepcopy(method).requires_grad_(False)
     tested = method if average is None else average
     optimizer = build_optimizer(method, settled)

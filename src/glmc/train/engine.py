@@ -1,7 +1,7 @@
 """Training and evaluation: the two loops, in reading order. They know no method, data set or recipe by name."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -232,7 +232,7 @@ def fit(
     before_epoch: Callable[[int], None] = lambda epoch: None,
     average: Method | None = None,
     max_steps: int | None = None,
-) -> Iterator[tuple[bool, Meter]]:
+) -> Generator[tuple[bool, Meter], None, None]:
     """Train, from wherever `state` stands; yields (is the epoch over?, meter) after every step.
 
     The caller may evaluate, save or leave between two steps: `state` is up to date whenever it gets to see it, and

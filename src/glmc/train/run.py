@@ -27,6 +27,7 @@ from glmc.runs.tally import Tally
 from glmc.screen import Screen
 from glmc.train.build import Parts, build, try_one_step
 from glmc.train.engine import State, fit, refuse_non_finite
+from glmc.train.pace import Pace, estimate, within
 from glmc.train.saving import Saver, restore
 
 GLANCE_SECONDS = 0.5  # how often the progress bar looks at the loss
@@ -36,6 +37,7 @@ def train(
     recipe: Recipe,
     out: Path | None,
     *,
+    minutes: float | None = None,
     command: str,
     quiet: bool = False,
     since: float,
@@ -46,6 +48,7 @@ def train(
     Args:
         recipe: complete.
         out: the folder, empty or not yet there; none takes the next free one under runs/.
+        minutes: what the run may take; sets its epochs. None leaves them as they are.
         command: what to repeat, for environment.json.
         quiet: nothing on the terminal.
         since: `time.perf_counter()` when the command began, for the start-up time.
@@ -53,7 +56,7 @@ def train(
     """
     run = folder.claim(out, recipe.name)
     screen = Screen(quiet=quiet)
-    carry_out([begin(recipe, run, Screen(run / "log.txt", quiet), command, since, beside)], run, screen)
+    carry_out([begin(recipe, run, Screen(run / "log.txt", quiet), command, since, beside, minutes)], run, screen)
     return run
 
 
@@ -68,7 +71,15 @@ class Begun(NamedTuple):
     tracks: trackers.Tracks
 
 
-def begin(recipe: Recipe, run: Path, screen: Screen, command: str, since: float, beside: Sequence[Path] = ()) -> Begun:
+def begin(
+    recipe: Recipe,
+    run: Path,
+    screen: Screen,
+    command: str,
+    since: float,
+    beside: Sequence[Path] = (),
+    minutes: float | None = None,
+) -> Begun:
     """Build a new run in a claimed folder, and say what is about to be trained.
 
     Args:
@@ -77,9 +88,12 @@ def begin(recipe: Recipe, run: Path, screen: Screen, command: str, since: float,
         screen: the run's.
         command, since: as for `train`.
         beside: runs whose split it takes over, if its images are drawn as theirs.
+        minutes: what the run may take, if there is a limit.
     """
     try:
         trackers.require(recipe.train.track)
+        if minutes is not None:
+            recipe = within(recipe, minutes, screen, since)
         write_atomic(run / "recipe.yaml", recipe.to_yaml())  # from here on, a killed run can be resumed
         others = [*beside, *([] if recipe.parent is None else [Path(recipe.parent)])]
         known = (split for other in others if (split := folder.shared(recipe, other)) is not None)
@@ -214,7 +228,8 @@ def training(begun: Begun, saver: Saver, tell: Callable[[str], None], arrived: S
     records = state.records
     folder.write_metrics(run, records)  # a kill may have come between a record and its checkpoint
     began = lap = glanced = time.monotonic()
-    for epoch_over, meter in fit(
+    pace = Pace(parts.device, lambda: state.seconds["train"] + time.monotonic() - lap)
+    steps = fit(
         parts.method,
         loader,
         parts.optimizer,
@@ -225,8 +240,13 @@ def training(begun: Begun, saver: Saver, tell: Callable[[str], None], arrived: S
         before_epoch=parts.before_epoch,
         average=parts.average,
         max_steps=recipe.train.max_steps,
-    ):
+    )
+    if stalled(recipe, records):  # a kill came between its last epoch and its result
+        steps.close()
+    for epoch_over, meter in steps:
         state.modes[parts.step.mode] = state.modes.get(parts.step.mode, 0) + 1
+        if pace.tick() and (ahead := estimate(parts, state, pace.seconds)):
+            screen.say(ahead)
         now = time.monotonic()
         if not epoch_over and now - glanced > GLANCE_SECONDS:
             glanced, means = now, meter.glance()
@@ -249,18 +269,31 @@ def training(begun: Begun, saver: Saver, tell: Callable[[str], None], arrived: S
                 (screen.note if screen.console.is_terminal else screen.say)(line)
                 saver.select(state, records)
                 state.sums = {}
-            leave = bool(arrived)
-            if due or leave:
+            leave, done = bool(arrived), epoch_over and stalled(recipe, records)
+            if due or leave or done:
                 saver.save(state)
             lap = time.monotonic()
             if leave:
                 saver.wait()
                 loader.close()
                 return
+            if done:
+                screen.say(
+                    f"stopped after epoch {state.epoch} of {recipe.train.epochs}: {recipe.eval.stop_after} evaluations "
+                    f"without a better top-1 on the validation images (eval.stop_after)"
+                )
+                break
         yield state.steps
     saver.wait()
     loader.close()
     conclude(parts, run, state, records)
+
+
+def stalled(recipe: Recipe, records: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the last `eval.stop_after` evaluations brought no better top-1 on the validation images."""
+    scored = [record["val"]["top1"] for record in records if "val" in record]
+    patience = recipe.eval.stop_after
+    return patience is not None and len(scored) > patience and max(scored[-patience:]) <= max(scored[:-patience])
 
 
 def waiting(loader: Loader, seconds: float) -> str:
