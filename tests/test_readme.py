@@ -44,7 +44,7 @@ def test_commands_of_the_readme_are_understood(command, tmp_path):
         if "--resume" in words or len(words) == 2:
             pytest.skip("executed by other tests")
         words = ["glmc", "show", *[word for word in words[2:] if "=" in word or "/" in word]]
-        if "=" in words[2]:  # no recipe: one for the user's own photographs is chosen
+        if len(words) == 2 or "=" in words[2]:  # no recipe: one for the user's own photographs is chosen
             words.insert(2, "folder/finetune")
     environment = {**os.environ, "GLMC_CACHE": str(tmp_path)}
     done = subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True, env=environment)
