@@ -155,3 +155,14 @@ def test_recipes_for_photographs_take_a_folder(name):
     wanted = recipe.load(name, ["data.root=photos"])
     assert (wanted.data.name, wanted.data.imbalance) == ("folder", None)
     assert wanted.data.size is not None
+
+
+def test_a_recipe_wins_over_a_folder_of_its_name_which_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    trained = []
+    monkeypatch.setattr("glmc.train.run.train", lambda wanted, out, **options: trained.append(wanted.name))
+    photographs(tmp_path / "folder/ce", EVEN, (32, 32))
+    train(["folder/ce"])
+    assert "write ./folder/ce" in capsys.readouterr().err
+    train(["./folder/ce"])
+    assert "data.root=./folder/ce" in capsys.readouterr().err
