@@ -162,10 +162,11 @@ def test_train_may_be_the_class_of_trains(tmp_path):
     assert load_folder(tmp_path).train.classes == ("bus", "train")
 
 
-def test_hidden_files_are_left_out_and_others_are_said(tmp_path):
-    put_classes(tmp_path, {"cat": 2, "dog": 2, ".cache": 1, "cat/deeper": 1})
-    put(tmp_path / "cat/.hidden.png", tmp_path / "cat/._0.png", tmp_path / "beside.png")
-    (tmp_path / "cat/notes.txt").touch()
+def test_what_systems_leave_behind_is_left_out_and_other_things_are_said(tmp_path):
+    put_classes(tmp_path, {"cat": 2, "dog": 2, ".cache": 1, "cat/deeper": 1, "cat/even/deeper": 2, "left over": 0})
+    put(tmp_path / "cat/.hidden.png", tmp_path / "cat/._0.png", tmp_path / "beside.png", tmp_path / "__MACOSX/cat.png")
+    for name in ("notes.txt", "more.TXT", "clip.mp4", "Thumbs.db", "desktop.ini", ".DS_Store"):
+        (tmp_path / "cat" / name).touch()
     (tmp_path / "README.md").touch()
     source = load_folder(tmp_path)
     assert sorted(relative(source.train) + relative(source.test)) == [
@@ -174,9 +175,14 @@ def test_hidden_files_are_left_out_and_others_are_said(tmp_path):
         "dog/0.png",
         "dog/1.png",
     ]
-    assert source.remarks[0] == (
-        f"{tmp_path}: 3 entries that are no image of a class are left out, e.g. '{tmp_path / 'beside.png'}'"
-    )
+    assert source.train.classes == ("cat", "dog")
+    assert [said.replace(f"{tmp_path}", "") for said in source.remarks[:-1]] == [
+        ": 1 images beside the class folders are left out, e.g. '/beside.png': put each into the folder of its class",
+        ": 3 images in folders below the class folders are left out, e.g. '/cat/deeper/0.png': move them up into the "
+        "folder of their class",
+        ": 3 files of other types (.txt 2, .mp4 1) are left out, e.g. '/cat/clip.mp4'",
+        ": 1 empty folders are no classes, e.g. 'left over'",
+    ]
 
 
 def test_links_to_classes_and_images_are_followed(tmp_path):
@@ -228,6 +234,9 @@ def test_a_class_without_training_images(tmp_path):
     put_classes(tmp_path / "test", {"cat": 2, "dog": 2})
     with pytest.raises(UserError, match=r"class 'dog' has no training image: put images directly into .*train/dog, or"):
         load_folder(tmp_path)
+    put(tmp_path / "alone/cat/0.png", tmp_path / "alone/dog/below/0.png")
+    with pytest.raises(UserError, match=r"class 'dog' has no training image"):
+        load_folder(tmp_path / "alone")
 
 
 @pytest.mark.parametrize("part", ["test", "val"])

@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from glmc.data.split import Paths, Split, check_spelling
+from glmc.data.split import Paths, Split, check_names
 from glmc.errors import UserError
 
 NAMES = ["a.jpg", "with space/b c.png", "ä/日本.jpg", os.fsdecode(b"latin\xe9.jpg"), ""]
@@ -61,10 +61,20 @@ def test_labels_must_fit(labels):
 )
 def test_two_spellings_are_refused_with_their_places(names):
     with pytest.raises(UserError) as caught:
-        check_spelling({names[0]: "train.txt:3", "dog": "train.txt:4", names[1]: "train.txt:9"})
+        check_names({names[0]: "train.txt:3", "dog": "train.txt:4", names[1]: "train.txt:9"})
     for part in (*map(repr, names), "train.txt:3", "train.txt:9", "two spellings", "rename"):
         assert part in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "what"), [("ca\nt", "control character"), ("\x00", "control"), ("caf\udce9", "bytes that are no UTF-8")]
+)
+def test_a_name_that_cannot_be_written_is_refused(name, what):
+    with pytest.raises(UserError) as caught:
+        check_names({"dog": "/train/dog", name: f"/train/{name}"})
+    assert what in str(caught.value)
+    assert str(caught.value).encode().isascii()  # what is wrong is shown escaped
+
+
 def test_other_names_are_not_two_spellings():
-    check_spelling({name: "" for name in ("cat", "cats", "a-b", "a b", "-1", "1", "n01", "n1")})
+    check_names({name: "" for name in ("cat", "cats", "a-b", "a b", "-1", "1", "n01", "n1")})

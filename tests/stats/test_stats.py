@@ -292,10 +292,11 @@ def test_nothing_is_overwritten(photos, tmp_path):
     assert (tmp_path / "a.png").read_text() == "mine"
 
 
-def test_an_empty_folder_beside_the_test_classes_is_no_class(tmp_path, told):
+def test_an_empty_folder_beside_the_classes_is_no_class(tmp_path, told):
     fill(tmp_path / "train", a=4, b=2)
     fill(tmp_path / "test", a=1, b=1)
     (tmp_path / "test" / "c").mkdir()
+    (tmp_path / "train" / "d").mkdir()
     said = told(tmp_path)
     assert [row["class"] for row in said["per_class"]] == ["a", "b"]
     assert said["refusal"] is None

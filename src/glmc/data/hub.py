@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from glmc.data.split import Paths, Split, check_spelling
+from glmc.data.split import Paths, Split, check_names
 from glmc.errors import UserError
 
 PREFIX = "hf:"
@@ -168,6 +168,6 @@ def _splits(
     if not used.all():
         remarks.append(f"data.name={name}: {(~used).sum()} of its {len(classes)} class names have no image at all")
     kept = tuple(classes[c] for c in np.flatnonzero(used))
-    check_spelling({one: f"data.name={name}" for one in kept})
+    check_names({one: f"data.name={name}" for one in kept})
     number = np.cumsum(used) - 1
     return {part: Split(paths, number[labels].astype(np.int64), kept) for part, (paths, labels) in parts.items()}

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from glmc.data.folders import IMAGE_ENDINGS
-from glmc.data.split import Paths, Split, check_spelling
+from glmc.data.split import Paths, Split, check_names
 from glmc.errors import UserError
 
 PATH_COLUMNS, LABEL_COLUMNS = ("path", "image", "filename"), ("label", "class", "target")
@@ -164,7 +164,7 @@ def _numbered(train: Listing, places: Mapping[str, str]) -> tuple[dict[str, int]
 
 
 def _named(train: Listing, places: Mapping[str, str]) -> tuple[dict[str, int], tuple[str, ...]]:
-    check_spelling(places)
+    check_names(places)
     for text, place in places.items():
         if text not in train.first_line:
             raise UserError(f"{place}: class {text!r} has no training image in {train.file}: add some, or remove it")

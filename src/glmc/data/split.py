@@ -93,17 +93,22 @@ class Split:
         return Split(images, self.labels[rows], self.classes)
 
 
-def check_spelling(places: Mapping[str, str]) -> None:
-    """Refuses class names that differ only in case, spaces, underscores or Unicode form: one class written twice.
+def check_names(places: Mapping[str, str]) -> None:
+    """Refuses class names that no table or page can show, and those that differ only in case, spaces, underscores or
+    Unicode form: one class written twice.
 
     Args:
         places: class name -> where it stands, for the error.
 
     Raises:
-        UserError: names both spellings and their places.
+        UserError: names the class, or both spellings, and the places.
     """
     seen: dict[str, str] = {}
     for name in sorted(places):
+        kinds = {unicodedata.category(letter) for letter in name}
+        if kinds & {"Cc", "Cs"}:
+            what = "a control character" if "Cc" in kinds else "bytes that are no UTF-8"
+            raise UserError(f"class {name!r} ({places[name]!r}) has {what} in its name: rename it")
         key = re.sub(r"[\s_]+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()
         if key in seen:
             raise UserError(

@@ -17,7 +17,7 @@ from glmc.stats.find import Found, where
 
 Watch = Callable[[str, int], Any]  # (what, total) -> context that gives a bar
 
-# Kind of oddity -> what it is called. The first three stop the training.
+# Kind of oddity -> what it is called, the most serious first.
 ODD = {
     "broken": "unreadable images",
     "spelling": "class names that differ only in spelling",

@@ -119,7 +119,8 @@ def scan(data: recipe.Data) -> Found:
     if source is not None:
         trained = source.train.counts
         # The loader's remarks on what is left out or empty stand by kind in `odd`.
-        remarks = tuple(said for said in source.remarks if "left out" not in said and "has no image of" not in said)
+        told = ("left out", "has no image of", "are no classes")
+        remarks = tuple(said for said in source.remarks if not any(part in said for part in told))
     return Found(parts, trained, odd, remarks, refusal)
 
 
@@ -131,11 +132,13 @@ def _folder(root: Path, refusal: str | None) -> tuple[dict[str, Split], dict[str
     if "test" not in places and "val" in places:
         places["test"] = places.pop("val")
     trees = {part: folders.tree_of(places[part]) for part in PARTS if part in places}
+    train = trees["train"]
     filled = {name for tree in trees.values() for name, files in tree.files.items() if files}
-    classes = tuple(sorted(filled | set(trees["train"].files)))
+    classes = tuple(sorted(filled | {name for name in train.files if not train.holds_nothing(name)}))
+    named = sorted({*classes, *train.files})
     odd = {
-        "spelling": same_spelling(classes),
-        "empty": [str(tree.folder / name) for tree in trees.values() for name in classes if not tree.files.get(name)],
+        "spelling": same_spelling(named),
+        "empty": [str(tree.folder / name) for tree in trees.values() for name in named if not tree.files.get(name)],
         "other": [entry for tree in trees.values() for entry in tree.ignored],
     }
     return {part: folders.split_of(root, tree, classes) for part, tree in trees.items()}, odd
