@@ -170,7 +170,7 @@ def test_what_can_be_wrong_in_a_list(lt, lines, sentence):
 
 def test_a_list_that_is_no_text(lt):
     (lt / "data_txt/ImageNet_LT_train.txt").write_bytes(b"\xff\xfe\x00")
-    assert "is not a list in UTF-8 text" in refused("imagenet_lt", lt)
+    assert "is not a list in UTF-8 or cp1252" in refused("imagenet_lt", lt)
 
 
 # ------------------------------------------------------------------------------------------------ iNaturalist 2018

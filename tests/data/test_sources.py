@@ -416,18 +416,34 @@ def test_missing_images_are_counted_and_ten_are_named(root):
             "two spellings of a class: 'Dog' (test.txt:1) and 'dog' (train.txt:2)",
         ),
         (("0.png cat\n1.png cat\n",), "the data have the single class 'cat'"),
-        (('path,label\n"0.png,0\n',), "train.csv is not a list in UTF-8 text"),
+        (('path,label\n"0.png,0\n',), "train.csv is not a list in UTF-8 or cp1252"),
+        (("gone/0.png 0\ngone/1.png 1\n",), "none of the 2 files of train.txt lie under"),
     ],
 )
 def test_what_can_be_wrong_in_a_list(root, texts, sentence):
     assert sentence in refused(root, *texts)
 
 
-def test_other_encodings_are_refused(root):
-    for encoding in ("utf-16", "latin-1"):
-        write(root, "train.txt", "ä.png 0\n", encoding)
-        with pytest.raises(UserError, match=r"train.txt is not a list in UTF-8 text .*save it again as UTF-8"):
-            sources.load("list", root=str(root), train_list="train.txt")
+def test_lists_as_windows_programs_save_them(root):
+    text = "file name;number;Species\r\nä.png;1;Bär\r\na b/3 c.png;2;Fuchs\r\n"
+    columns = {"path": "File name", "label": "species"}
+    for ending, changed, encoding in ((".csv", text, "cp1252"), (".tsv", text.replace(";", "\t"), "utf-8-sig")):
+        name = write(root, f"train{ending}", changed, encoding)
+        train = sources.load("list", root=str(root), train_list=name, test_list=name, columns=columns)
+        assert relative(train.train) == ["ä.png", "a b/3 c.png"]
+        assert train.train.classes == ("Bär", "Fuchs")
+        assert any("not in UTF-8: read as cp1252" in said for said in train.remarks) == (encoding == "cp1252")
+    with pytest.raises(
+        UserError, match=r"\(file\) and one of labels \(label, class, target\): 'file name;number;specie"
+    ):
+        sources.load("list", root=str(root), train_list="train.csv", columns={"path": "file"})
+    for separator in "\t;":
+        write(root, "train.txt", f"ä.png{separator}polar bear\na b/3 c.png{separator}dog\n")
+        train = sources.load("list", root=str(root), train_list="train.txt", test_list="train.txt").train
+        assert (relative(train), train.classes) == (["ä.png", "a b/3 c.png"], ("dog", "polar bear"))
+    write(root, "train.txt", "ä.png 0\n", "utf-16")
+    with pytest.raises(UserError, match=r"train.txt is not a list in UTF-8 or cp1252 \(it holds zero bytes\)"):
+        sources.load("list", root=str(root), train_list="train.txt")
 
 
 def test_no_list_and_no_root(root):

@@ -1,4 +1,4 @@
-"""Lists of images: text lines of `path label`, or CSV files with a header. UTF-8, with or without byte order mark."""
+"""Lists of images: text lines of `path label`, or tables with a header. UTF-8, or the cp1252 of Windows programs."""
 
 import csv
 import itertools
@@ -18,25 +18,30 @@ from glmc.data.split import Paths, Split, check_names
 from glmc.errors import UserError
 
 PATH_COLUMNS, LABEL_COLUMNS = ("path", "image", "filename"), ("label", "class", "target")
+SEPARATORS = ",;\t"  # of tables
 
 
 @dataclass(frozen=True)
 class Listing:
-    """One list file: N images and N labels as written, and the first line of each label."""
+    """One list file: its encoding, N images and N labels as written, and the first line of each label."""
 
     file: Path
+    encoding: str
     images: Paths  # packed while they are read: as many strings would take twice the memory
     labels: list[str]
     first_line: dict[str, int]
 
 
-def read(root: Path, files: Mapping[str, str]) -> tuple[dict[str, Split], list[str]]:
+def read(
+    root: Path, files: Mapping[str, str], columns: Mapping[str, str] | None = None
+) -> tuple[dict[str, Split], list[str]]:
     """The parts of `files` ("train", "test", "val" -> list file), and remarks.
 
     A relative list file is looked for as given, then under `root`; the listed paths start from `root`. Text lines end
-    in the label, so that paths may hold spaces; the columns of a CSV are named path, image or filename, and label,
-    class or target. Labels are whole numbers, which mean themselves, or names, which are numbered in sorted order.
-    Blank lines are skipped; there are no comments.
+    in the label, so that paths may hold spaces; with a tab or a semicolon behind the path, the label may, too. A .csv
+    or .tsv file is a table with commas, semicolons or tabs, whose columns `columns` names ("path", "label" -> heading);
+    where it does not, they are called path, image or filename, and label, class or target. Labels are whole numbers,
+    which mean themselves, or names, which are numbered in sorted order. Blank lines are skipped; there are no comments.
 
     Raises:
         UserError: a file, line, label or image that does not fit, named, with the remedy.
@@ -45,7 +50,7 @@ def read(root: Path, files: Mapping[str, str]) -> tuple[dict[str, Split], list[s
         raise UserError("data.name=list needs data.train_list=FILE, a list of `path label` or a CSV with a header")
     if not root.is_dir():
         raise UserError(f"data.root={root} is not a folder: set data.root to the folder that listed paths start from")
-    listings = {part: listing(root, part, file) for part, file in files.items()}
+    listings = {part: listing(root, part, file, columns) for part, file in files.items()}
     label_of, classes = _classes(listings["train"], list(listings.values()))
     for found in listings.values():
         _check_files(found)
@@ -55,18 +60,19 @@ def read(root: Path, files: Mapping[str, str]) -> tuple[dict[str, Split], list[s
         )
         for part, found in listings.items()
     }
-    return parts, _shared(listings)
+    foreign = [f"{one.file} is not in UTF-8: read as cp1252" for one in listings.values() if one.encoding == "cp1252"]
+    return parts, foreign + _shared(listings)
 
 
-def first_path(file: Path) -> str:
+def first_path(file: Path, columns: Mapping[str, str] | None = None) -> str:
     """The first path of a list file; "" where `read` would say that there is none."""
     try:
-        return next((path for _, path, _ in pairs(file)), "")
+        return next((path for _, path, _ in pairs(file, columns)), "")
     except (UnicodeDecodeError, csv.Error):
         return ""
 
 
-def listing(root: Path, part: str, name: str) -> Listing:
+def listing(root: Path, part: str, name: str, columns: Mapping[str, str] | None = None) -> Listing:
     """What a list file says, which lies where its name says or under `root`."""
     given = Path(name).expanduser()
     file = given if given.is_file() else root / given
@@ -76,7 +82,7 @@ def listing(root: Path, part: str, name: str) -> Listing:
     first_line: dict[str, int] = {}
 
     def paths() -> Iterator[str]:
-        for line, path, label in pairs(file):
+        for line, path, label in pairs(file, columns):
             labels.append(sys.intern(label))  # one string per class, not per image
             first_line.setdefault(label, line)
             yield path
@@ -84,49 +90,83 @@ def listing(root: Path, part: str, name: str) -> Listing:
     try:
         images = Paths.from_list(root, paths())
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{file} is not a list in UTF-8 text ({error}): save it again as UTF-8") from error
+        raise UserError(f"{file} is not a list in UTF-8 or cp1252 ({error}): save it again as UTF-8") from error
     if not labels:
         raise UserError(f"{file} lists no images: write one `path label` per line")
-    return Listing(file, images, labels, first_line)
+    return Listing(file, encoding_of(file), images, labels, first_line)
 
 
-def pairs(file: Path) -> Iterator[tuple[int, str, str]]:
-    """(line, path, label) of each image."""
-    return _csv_pairs(file) if file.suffix.lower() == ".csv" else _text_pairs(file)
+def pairs(file: Path, columns: Mapping[str, str] | None = None) -> Iterator[tuple[int, str, str]]:
+    """(line, path, label) of each image; a file whose columns are named is a table, whatever its ending."""
+    table = bool(columns) or file.suffix.lower() in (".csv", ".tsv")
+    return _table_pairs(file, columns or {}) if table else _text_pairs(file)
+
+
+def encoding_of(file: Path) -> str:
+    """UTF-8 if the whole file is, else cp1252, in which western Windows programs save.
+
+    Raises:
+        csv.Error: it holds zero bytes, as UTF-16 and what is no text do; cp1252 would take nearly anything.
+    """
+    encoding = "utf-8-sig"
+    with open(file, "rb") as lines:
+        for line in lines:
+            if b"\0" in line:
+                raise csv.Error("it holds zero bytes")
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                encoding = "cp1252"
+    return encoding
+
+
+def _fields(line: str) -> list[str]:
+    """Path and label of a line: what is behind the last tab or semicolon after an image's name, else the last word."""
+    for separator in "\t;":
+        path, _, label = line.strip().rpartition(separator)
+        if path.strip().lower().endswith(IMAGE_ENDINGS) and label.strip():
+            return [path.strip(), label.strip()]
+    return line.strip().rsplit(maxsplit=1)
 
 
 def _text_pairs(file: Path) -> Iterator[tuple[int, str, str]]:
     """(line, path, label) of each line."""
-    with open(file, encoding="utf-8-sig") as lines:
+    with open(file, encoding=encoding_of(file)) as lines:
         for number, line in enumerate(lines, 1):
-            fields = line.strip().rsplit(maxsplit=1)
+            fields = _fields(line)
             if not fields:
                 continue
             if len(fields) < 2 or fields[1].lower().endswith(IMAGE_ENDINGS):
                 raise UserError(
                     f"{file}:{number}: no label after the path: {line.strip()!r}; write `path label`, or give a "
-                    "comma-separated list the ending .csv and a header"
+                    "table the ending .csv and a header"
                 )
             yield number, fields[0], fields[1]
 
 
-def _csv_pairs(file: Path) -> Iterator[tuple[int, str, str]]:
-    """(line, path, label) of each record below the header."""
-    with open(file, encoding="utf-8-sig", newline="") as lines:
-        rows = csv.reader(lines, strict=True)
+def _table_pairs(file: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, str, str]]:
+    """(line, path, label) of each record below the header, which tells what separates the fields."""
+    with open(file, encoding=encoding_of(file), newline="") as lines:
+        first = next(lines, "")
+        separator = max(SEPARATORS, key=first.count)
+        rows = csv.reader(itertools.chain([first], lines), delimiter=separator, strict=True)
         header = [name.strip().lower() for name in next(rows, [])]
-        path = next((header.index(name) for name in PATH_COLUMNS if name in header), None)
-        label = next((header.index(name) for name in LABEL_COLUMNS if name in header), None)
+        path_names = (columns["path"].strip().lower(),) if "path" in columns else PATH_COLUMNS
+        label_names = (columns["label"].strip().lower(),) if "label" in columns else LABEL_COLUMNS
+        path = next((header.index(name) for name in path_names if name in header), None)
+        label = next((header.index(name) for name in label_names if name in header), None)
         if path is None or label is None:
             raise UserError(
-                f"{file}:1: no header with a column of paths ({', '.join(PATH_COLUMNS)}) and one of labels "
-                f"({', '.join(LABEL_COLUMNS)}): {','.join(header)!r}; make the first line `path,label`"
+                f"{file}:1: no header with a column of paths ({', '.join(path_names)}) and one of labels "
+                f"({', '.join(label_names)}): {separator.join(header)!r}; make the first line `path,label`, or name "
+                "the columns, e.g. data.columns={path: file, label: species}"
             )
         for row in rows:
             if not any(field.strip() for field in row):
                 continue
             if len(row) <= max(path, label) or not row[path].strip() or not row[label].strip():
-                raise UserError(f"{file}:{rows.line_num}: no path or no label: {','.join(row)!r}; write `path,label`")
+                record = separator.join(row)
+                raise UserError(f"{file}:{rows.line_num}: no path or no label: {record!r}; write both")
             yield rows.line_num, row[path].strip(), row[label].strip()
 
 
@@ -193,6 +233,11 @@ def _check_files(listing: Listing) -> None:
         ]
     if absent:
         missing = list(dict.fromkeys(images.relative(row) for row in sorted(absent)))
+        if len(absent) == len(images):
+            raise UserError(
+                f"none of the {len(missing):,} files of {listing.file} lie under {images.root} (e.g. {missing[0]!r}): "
+                "set data.root to the folder that the paths start from"
+            )
         raise UserError(
             f"{len(missing)} images of {listing.file} are not in {images.root} (first: "
             f"{', '.join(map(repr, missing[:10]))}): set data.root to the folder that the paths start from, or correct "

@@ -46,8 +46,14 @@ def find(data: Data) -> sources.Source:
         train_list=data.train_list,
         test_list=data.test_list,
         val_list=data.val_list,
+        columns=columns_of(data),
         test_fraction=data.test_fraction,
     )
+
+
+def columns_of(data: Data) -> dict[str, str]:
+    """The headings that the recipe gives for the columns of its lists: "path", "label" -> heading."""
+    return data.columns.model_dump(exclude_none=True) if data.columns else {}
 
 
 def long_tailed(source: sources.Source, data: Data) -> tuple[Split, Split | None]:

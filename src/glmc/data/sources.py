@@ -14,7 +14,7 @@ Pixels of folders and lists are read later (`glmc.data.decode`); nothing here im
 """
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -59,6 +59,7 @@ class Request:
     root: Path
     download: bool
     lists: dict[str, str]  # "train", "test", "val" -> file
+    columns: Mapping[str, str]  # "path", "label" -> heading, where it is given
     test_fraction: float
 
 
@@ -70,6 +71,7 @@ def load(
     train_list: str | None = None,
     test_list: str | None = None,
     val_list: str | None = None,
+    columns: Mapping[str, str] | None = None,
     test_fraction: float = 0.2,
 ) -> Source:
     """Opens a data set by its name in `SOURCES`.
@@ -80,6 +82,7 @@ def load(
         download: whether an absent CIFAR set may be fetched into `root`.
         train_list, test_list, val_list: list files of `list`, as given or under `root`. Without a test list, part of
             the training list is held out. `imagenet_lt` and `inaturalist2018` find their own where none is given.
+        columns: headings of the "path" and "label" columns of the lists of `list`; none, or one of the two: the usual.
         test_fraction: share of each class that is held out where the data have no test set of their own.
 
     Raises:
@@ -91,6 +94,8 @@ def load(
         raise UserError(
             f"data.{next(iter(files))}_list needs data.name=list, but data.name is {name}: change one of them"
         )
+    if columns and name != "list":
+        raise UserError(f"data.columns needs data.name=list, but data.name is {name}: change one of them")
     if name.startswith(hub.PREFIX):
         return _with_test_set(*hub.read(name, download=download), test_fraction)
     if name not in SOURCES:
@@ -98,7 +103,7 @@ def load(
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise UserError(f"data.name={name!r} is unknown: {hint}`glmc list datasets` shows all of them")
     try:
-        return SOURCES[name](Request(Path(root).expanduser(), download, files, test_fraction))
+        return SOURCES[name](Request(Path(root).expanduser(), download, files, columns or {}, test_fraction))
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
 
@@ -133,8 +138,8 @@ def folder(request: Request) -> Source:
 
 
 def listed(request: Request) -> Source:
-    """Any list of images: lines of `path label`, or CSV with the header path,label; labels are numbers or names."""
-    return _with_test_set(*lists.read(request.root, request.lists), request.test_fraction)
+    """Any list of images: lines of `path label`, or a table with the header path,label; labels are numbers or names."""
+    return _with_test_set(*lists.read(request.root, request.lists, request.columns), request.test_fraction)
 
 
 def imagenet_lt(request: Request) -> Source:

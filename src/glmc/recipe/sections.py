@@ -42,6 +42,13 @@ class Expect(Section):
     record: str = Field(min_length=1, description="the record, under benchmarks/records")
 
 
+class Columns(Section):
+    """The headings of a table of images."""
+
+    path: str | None = Field(None, min_length=1, description="column of the files; null: path, image or filename")
+    label: str | None = Field(None, min_length=1, description="column of the classes; null: label, class or target")
+
+
 class Data(Section):
     """Which images, how long a tail they get, and how many make a batch."""
 
@@ -69,6 +76,9 @@ class Data(Section):
     train_list: str | None = Field(None, min_length=1, description="file of training images and labels, or null")
     test_list: str | None = Field(None, min_length=1, description="file of test images and labels, or null")
     val_list: str | None = Field(None, min_length=1, description="file of validation images and labels, or null")
+    columns: Columns | None = Field(
+        None, description="headings of the lists, {path: ..., label: ...}, where they are not the usual ones"
+    )
     test_fraction: float = Field(
         0.2, gt=0, lt=1, description="part of each class held out for testing, in (0, 1), where no test set is given"
     )

@@ -5,7 +5,7 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,24 +62,27 @@ def wanted(data: str, assignments: Sequence[str] = ()) -> Recipe:
     for key, assignment in zip(keys, assignments, strict=True):
         if "=" not in assignment or not (key.startswith("data.") or key == "eval.few") or key == "data.name":
             raise UserError(f"{assignment!r} does not describe data: give data.KEY=VALUE or eval.few='<=20'")
-    found = _named(data, "data.root" in keys)
+    found = _named(data)
     settings = recipe.load("digits_lt/ce", [f"data={{name: {found['name']}}}", *assignments])
+    if "data.root" in keys:
+        found.pop("root", None)
+    elif found["name"] == "list":
+        found["root"] = str(_root_of(Path(str(found["train_list"])), prepare.columns_of(settings.data)))
     quiet = {} if "data.download" in keys else {"download": False}
     return settings.model_copy(update={"data": settings.data.model_copy(update=found | quiet)})
 
 
-def _named(word: str, rooted: bool) -> dict[str, str | bool]:
-    """Values of the `data` section."""
+def _named(word: str) -> dict[str, str | bool]:
+    """Values of the `data` section, of a list without its root."""
     path = Path(word).expanduser()
     if word in SOURCES:
         return {"name": word}
     if path.is_dir():
-        return {"name": "folder"} if rooted else {"name": "folder", "root": str(path)}
+        return {"name": "folder", "root": str(path)}
     if path.is_file():
         if word.lower().endswith((*folders.IMAGE_ENDINGS, ".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".7z")):
             raise UserError(f"{word} is a single file: unpack it if need be, and give the folder of the images")
-        root = {} if rooted else {"root": str(_root_of(path))}
-        return {"name": "list", "train_list": str(path), **root}
+        return {"name": "list", "train_list": str(path)}
     beside = sorted(os.listdir(path.parent)) if path.parent.is_dir() else []
     near = difflib.get_close_matches(word, [*SOURCES, *(str(path.parent / name) for name in beside)], n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
@@ -88,9 +91,9 @@ def _named(word: str, rooted: bool) -> dict[str, str | bool]:
     )
 
 
-def _root_of(file: Path) -> Path:
+def _root_of(file: Path, columns: Mapping[str, str]) -> Path:
     """The folder that the paths of a list start from: the one where the first of them is found."""
-    first = lists.first_path(file)
+    first = lists.first_path(file, columns)
     return next((folder for folder in (file.parent, Path()) if (folder / first).is_file()), file.parent)
 
 
@@ -146,7 +149,8 @@ def _folder(root: Path, refusal: str | None) -> tuple[dict[str, Split], dict[str
 
 def _list(root: Path, data: recipe.Data) -> tuple[dict[str, Split], dict[str, list[str]]]:
     files = {"train": data.train_list, "test": data.test_list, "val": data.val_list}
-    listings = {part: lists.listing(root, part, file) for part, file in files.items() if file is not None}
+    columns = prepare.columns_of(data)
+    listings = {part: lists.listing(root, part, file, columns) for part, file in files.items() if file is not None}
     texts = {text for listing in listings.values() for text in listing.first_line}
     numbers = all(re.fullmatch(r"-?[0-9]{1,18}", text) for text in texts)
     classes = tuple(sorted(texts, key=int) if numbers else sorted(texts))
