@@ -127,6 +127,32 @@ def test_the_rows_of_a_long_tail_have_their_own_sizes(folder):
         assert decode.read_image(data.train.images[row], 3).shape == (height, width, 3)
 
 
+def test_all_bad_images_are_named_at_once_or_left_out(folder):
+    names = ["train/cat/3.jpg", "train/dog/0.jpg", "train/dog/9.jpg", "test/cat/1.jpg"]
+    (folder / names[0]).write_bytes((folder / names[0]).read_bytes()[:300])
+    for name in names[1:]:
+        (folder / name).write_text("<html></html>")
+    with pytest.raises(
+        UserError, match=r"^4 of 24 images cannot be read \(first: '.*3.jpg' \(.*; all in .*t\)"
+    ) as caught:
+        settled(folder, "data.size=16")
+    with open(str(caught.value).partition("all in ")[2].partition(")")[0]) as lines:
+        assert [line.split("\t")[0] for line in lines] == [str(folder / name) for name in names]
+    for loader in ("resident", "streaming"):
+        data, said = settled(folder, "data.size=16", "data.on_bad_image=skip", f"data.loader={loader}")
+        assert (data.train.counts.tolist(), data.test.counts.tolist()) == ([9, 8], [1, 2])
+        assert [line.split("\t")[0] for line in data.skipped] == [str(folder / name) for name in names]
+        assert any(text.startswith("4 images cannot be read and are left out") for text in said)
+    tail, _ = settled(folder, "data.size=16", "data.on_bad_image=skip", imbalance=4)
+    assert tail.train.counts.tolist() == [9, 2]  # of what can be read
+    for file in (folder / "train" / "cat").iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(
+        UserError, match=r"skip: class 'cat' has no training image that can be read, e.g. '.*cat/0.jpg'"
+    ):
+        settled(folder, "data.size=16", "data.on_bad_image=skip")
+
+
 def test_grey_images_are_streamed_grey(folder):
     for file in folder.rglob("*.jpg"):
         Image.open(file).convert("L").save(file)

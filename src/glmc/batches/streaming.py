@@ -244,7 +244,10 @@ class StreamingLoader(Loader):
         self.waited += time.perf_counter() - began
         if damage is not None:
             self.close()
-            raise UserError(f"{self.paths[damage.row]} cannot be read ({damage.reason}): replace or remove it")
+            raise UserError(
+                f"{self.paths[damage.row]} cannot be read ({damage.reason}): replace or remove it; with "
+                "data.on_bad_image=skip, a new run reads all files once before training and leaves out such ones"
+            )
 
     def _lost_rows(self) -> list[int]:
         """The rows that workers which live no more have worked on."""

@@ -50,6 +50,10 @@ Progress = Callable[[int, int], None]
 Resize = Literal["square", "short_side"]
 
 
+class Unreadable(UserError):
+    """Files that cannot be read, where all of them were to be decoded."""
+
+
 def materialise(
     paths: Paths,
     *,
@@ -78,8 +82,8 @@ def materialise(
         uint8 [N, size, size, channels]; from the cache, a private mapping of the file: writing to it changes no file.
 
     Raises:
-        UserError: files that cannot be read (the first ten and their number), sizes that differ while `size` is None,
-            or too little memory.
+        Unreadable: files that cannot be read (the first ten and their number).
+        UserError: sizes that differ while `size` is None, or too little memory.
     """
     fingerprint = _fingerprint(paths, size, channels, resize, exif)
     if cache_dir is not None:
@@ -102,6 +106,41 @@ def materialise(
     if cache_dir is not None:
         _write_cache(cache_dir, fingerprint, pixels, paths.root, say)
     return pixels
+
+
+def unreadable(
+    paths: Paths,
+    *,
+    channels: int,
+    cache_dir: Path | None,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = warnings.warn,
+    workers: int | None = None,
+) -> dict[int, str]:
+    """Row -> what is wrong, of all files that cannot be read: each is decoded once, and the answer kept in the cache.
+
+    Args:
+        paths, channels, cache_dir, progress, say, workers: as in `materialise`.
+    """
+    try:
+        fingerprint = _fingerprint(paths, "unreadable", channels)
+    except Unreadable:  # what is not there now may be there next time
+        fingerprint, cache_dir = "", None
+    found = None if cache_dir is None else _read_cache(cache_dir, fingerprint, say)
+    if found is not None:
+        return {int(row): why for row, why in json.loads(found.tobytes()).items()}
+
+    def work(row: int) -> None:
+        if not os.path.isfile(paths[row]):  # opening a pipe would wait for ever
+            raise ValueError("not a file" if os.path.exists(paths[row]) else "no such file")
+        read_image(paths[row], channels)
+
+    failures = _failures(paths, work, workers, progress)
+    bad = {row: reason(error) for row, error in failures.items()}
+    lasting = not any(isinstance(error, OSError) and error.errno for error in failures.values())
+    if cache_dir is not None and lasting:  # a disk that could not be read may recover
+        _write_cache(cache_dir, fingerprint, np.frombuffer(json.dumps(bad).encode(), np.uint8), paths.root, say)
+    return bad
 
 
 def decode_image(
@@ -307,33 +346,41 @@ def _probe(paths: Paths, needs_size: bool, workers: int | None) -> tuple[int, in
 
 
 def _for_every(paths: Paths, work: Callable[[int], None], workers: int | None, progress: Progress | None) -> None:
-    """Does `work` for every row, in threads (PIL decodes without the interpreter lock); collects unreadable files."""
+    """Does `work` for every row, in threads (PIL decodes without the interpreter lock); refuses unreadable files."""
+    failures = _failures(paths, work, workers, progress)
+    _refuse(paths, [f"{paths.relative(row)!r} ({reason(error)})" for row, error in failures.items()])
+
+
+def _failures(
+    paths: Paths, work: Callable[[int], None], workers: int | None, progress: Progress | None
+) -> dict[int, Exception]:
+    """Does `work` for every row, in threads; row -> what it raised."""
     Image.init()  # loads PIL's formats now rather than in several threads at once
 
-    def chunk(start: int) -> list[str]:
-        failures = []
+    def chunk(start: int) -> dict[int, Exception]:
+        failed: dict[int, Exception] = {}
         for row in range(start, min(start + CHUNK, len(paths))):
             try:
                 work(row)
             except Exception as error:  # PIL raises nearly anything on a damaged file
-                failures.append(f"{paths.relative(row)!r} ({reason(error)})")
-        return failures
+                failed[row] = error.with_traceback(None)  # which would hold on to the file's bytes
+        return failed
 
-    failures: list[str] = []
+    failures: dict[int, Exception] = {}
     pool = ThreadPoolExecutor(workers or cores())
     try:
         for number, failed in enumerate(pool.map(chunk, range(0, len(paths), CHUNK)), 1):
-            failures += failed
+            failures |= failed
             if progress is not None:
                 progress(min(number * CHUNK, len(paths)), len(paths))
     finally:
         pool.shutdown(cancel_futures=True)  # an interrupted run does not decode the rest first
-    _refuse(paths, failures)
+    return failures
 
 
 def _refuse(paths: Paths, failures: list[str]) -> None:
     if failures:
-        raise UserError(
+        raise Unreadable(
             f"{len(failures)} of {len(paths)} images in {paths.root} cannot be read (first: "
             f"{', '.join(failures[:10])}): replace or remove them"
         )
@@ -391,7 +438,8 @@ def clear_cache(folder: Path | None = None) -> int:
 
 def _cache_files(folder: Path) -> list[Path]:
     names = sorted(os.listdir(folder)) if folder.is_dir() else []
-    return [folder / name for name in names if re.fullmatch(r"[0-9a-f]{64}\.(npy|json)|\.glmc-.*\.tmp", name)]
+    ours = r"[0-9a-f]{64}\.(npy|json)|unreadable-[0-9a-f]{12}\.txt|\.glmc-.*\.tmp"
+    return [folder / name for name in names if re.fullmatch(ours, name)]
 
 
 def _fingerprint(paths: Paths, *options: str | int | None) -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from glmc.data import decode, hub, sources
+from glmc.data import bad, decode, hub, sources
 from glmc.data.inventory import Inventory, Listed, fingerprint, listed, news, rebased, refuse_changed
 from glmc.data.longtail import longtail_rows
 from glmc.data.split import Paths, Split
@@ -35,11 +35,22 @@ class Prepared(NamedTuple):
     sizes: NDArray[np.int32] | None  # [N, 2], height and width of the training images, where data.area=whole
     inventory: Inventory | None  # the files of each part; none of a set that comes as arrays or from a hub
     fingerprints: dict[str, str]  # of each part
+    skipped: tuple[str, ...]  # path, tab and reason of each image that was left out
 
 
-def find(data: Data) -> sources.Source:
-    """The splits of the recipe's source: images or paths, not decoded, not yet long-tailed."""
-    return sources.load(
+def find(data: Data, screen: Screen | None = None) -> sources.Source:
+    """The splits of the recipe's source: images or paths, not decoded, not yet long-tailed.
+
+    With data.on_bad_image=skip, every file is read once, here, so that everything after this sees the same images.
+
+    Args:
+        data: the recipe's section.
+        screen: for the progress of that; none for nothing.
+
+    Raises:
+        UserError: whatever is wrong with the data; of images, only that a class is left without any.
+    """
+    source = sources.load(
         data.name,
         root=str(Path(data.root).expanduser()),
         download=data.download,
@@ -49,6 +60,7 @@ def find(data: Data) -> sources.Source:
         columns=columns_of(data),
         test_fraction=data.test_fraction,
     )
+    return bad.without(source, data, screen or Screen(quiet=True)) if data.on_bad_image == "skip" else source
 
 
 def columns_of(data: Data) -> dict[str, str]:
@@ -90,6 +102,9 @@ def prepare(
 ) -> Prepared:
     """Find and subset the images of a recipe, and decode those that stay in memory.
 
+    Where one of these cannot be read, all files of the data set are read to name every one. Images that are streamed
+    are met in their batch.
+
     Args:
         data: the recipe's section.
         screen: for remarks and the progress of decoding.
@@ -100,7 +115,28 @@ def prepare(
     Raises:
         UserError: whatever is wrong with the images.
     """
-    splits, constants = parts_of(data, screen, known)
+    found = parts_of(data, screen, known)
+    try:
+        return _prepared(found, data, screen, mean, std, size, room, known)
+    except decode.Unreadable as error:
+        if found.source is None:
+            raise
+        screen.say("some images cannot be read: every file is read to name them all")
+        raise bad.refusal(found.source, data, screen) or error from error
+
+
+def _prepared(
+    found: "Found",
+    data: Data,
+    screen: Screen,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    size: int | None,
+    room: int | None,
+    known: Inventory | None,
+) -> Prepared:
+    """`prepare` from the files on."""
+    splits, source = found
     train, val = splits["train"], splits.get("val")
     if data.size is None and isinstance(train.images, np.ndarray) and size not in (None, train.images.shape[1]):
         side = train.images.shape[1]
@@ -117,8 +153,8 @@ def prepare(
     if loader == "streaming":
         assert isinstance(train.images, Paths), "arrays are not streamed"
         if data.area == "whole" or channels is None:
-            sizes, found = headers(train.images, data, screen)
-            channels = channels or found
+            sizes, seen = headers(train.images, data, screen)
+            channels = channels or seen
             sizes = sizes if data.area == "whole" else None
     else:
         train = decoded(train, "training images", _with(data, size, channels), screen)
@@ -131,7 +167,9 @@ def prepare(
     val = None if val is None else decoded(val, "validation images", data, screen)
     if mean is not None and std is not None and channels == 1:  # colour weights see grey through the mean of theirs
         mean, std = [sum(mean) / len(mean)], [sum(std) / len(std)]
-    mean, std = data.mean or mean or constants[0], data.std or std or constants[1]
+    if source is not None:
+        mean, std = mean or source.mean, std or source.std
+    mean, std = data.mean or mean, data.std or std
     if mean is None or std is None:
         mean, std = measure(train, data, channels, screen)
     if len(mean) != channels or len(std) != channels:
@@ -148,6 +186,7 @@ def prepare(
         sizes,
         inventory,
         fingerprints,
+        () if source is None else source.skipped,
     )
 
 
@@ -255,13 +294,17 @@ def measured(parts: Iterable[NDArray[np.uint8]], channels: int) -> tuple[list[fl
     return (mean / 255).tolist(), (np.maximum(std, 1) / 255).tolist()
 
 
-Constants = tuple[tuple[float, ...] | None, tuple[float, ...] | None]  # mean and standard deviation of a named set
+class Found(NamedTuple):
+    """The images of each part, not decoded: "train", "test" and perhaps "val"."""
+
+    splits: dict[str, Split]
+    source: sources.Source | None  # none where the parts were known and the source has changed beside them
 
 
 def parts_of(
     data: Data, screen: Screen, known: Inventory | None, needed: Sequence[str] = ("train", "test", "val")
-) -> tuple[dict[str, Split], Constants]:
-    """The images of each part, not decoded: "train", "test" and perhaps "val"; and the constants of a named set.
+) -> Found:
+    """The images of each part, from the data set or as they were written down.
 
     Args:
         data: the recipe's section.
@@ -273,27 +316,25 @@ def parts_of(
         UserError: whatever is wrong with the images.
     """
     if known is None:
-        source = find(data)
+        source = find(data, screen)
         for remark in source.remarks:
             screen.say(remark)
         train, val = long_tailed(source, data)
-        splits = {"train": train, "test": source.test} | ({} if val is None else {"val": val})
-        return splits, (source.mean, source.std)
+        return Found({"train": train, "test": source.test} | ({} if val is None else {"val": val}), source)
     for part in (part for part in known if part in needed):
         refuse_changed(known[part], WORDS[part], lambda paths: digests(paths, data, screen))
-    constants: Constants = (None, None)
+    splits = {part: files.split for part, files in known.items()}
     try:
-        source = find(data)
+        source = find(data, screen)
     except UserError as error:  # something has changed beside the images that count
         if data.mean is None:
             raise
         screen.say(f"{error}; the run keeps the images that it began with")
-    else:
-        constants = source.mean, source.std
-        if data.imbalance is None:  # else most images of the source are no part of the run
-            for sentence in news(known, everything(source, data)):
-                screen.say(sentence)
-    return {part: files.split for part, files in known.items()}, constants
+        return Found(splits, None)
+    if data.imbalance is None:  # else most images of the source are no part of the run
+        for sentence in news(known, everything(source, data)):
+            screen.say(sentence)
+    return Found(splits, source)
 
 
 WORDS = {"train": "training", "test": "test", "val": "validation"}
@@ -337,8 +378,7 @@ def digests(paths: Paths, data: Data, screen: Screen) -> NDArray[np.uint64]:
 
 def test_split(data: Data, screen: Screen) -> Split:
     """The decoded test images of a settled recipe."""
-    splits, _ = parts_of(data, screen, None)
-    return decoded(splits["test"], "test images", data, screen)
+    return decoded(parts_of(data, screen, None).splits["test"], "test images", data, screen)
 
 
 def decoded(split: Split, what: str, data: Data, screen: Screen) -> Split:

@@ -42,6 +42,7 @@ class Source:
         val: validation images where the data set has its own.
         mean, std: one number per channel in units of [0, 1], where the field uses fixed constants for the set.
         remarks: sentences for the user.
+        skipped: path, tab and reason of each image that was left out because it cannot be read.
     """
 
     train: Split
@@ -50,6 +51,7 @@ class Source:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     remarks: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

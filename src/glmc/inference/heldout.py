@@ -30,7 +30,7 @@ def own_images(point: checkpoint.Checkpoint, recipe: Recipe, screen: Screen) -> 
             f"{point.path}: this run has no validation images, and test images are not for fitting; give images that "
             f"it has not seen with --images FOLDER, or train with data.val_fraction=0.1"
         )
-    splits, _ = parts_of(recipe.data, screen, folder.inventory_of(point.home, recipe.data.root), needed=("val",))
+    splits = parts_of(recipe.data, screen, folder.inventory_of(point.home, recipe.data.root), needed=("val",)).splits
     _, prints = identity({"val": splits["val"]}, recipe.data, "resident", screen)
     if prints["val"] != point.state["data"]["val"]:
         raise UserError(

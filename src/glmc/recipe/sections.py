@@ -103,6 +103,9 @@ class Data(Section):
         description="how a picture becomes a square of data.size: its middle is cut out and resized, or the whole is "
         "resized by its short side and the middle cut out then (published GLMC code, for testing)",
     )
+    on_bad_image: Literal["error", "skip"] = Field(
+        "error", description="unreadable images: refused, or all files are read once before training and those left out"
+    )
     exif: bool = Field(True, description="whether pictures are turned upright as their EXIF orientation says")
     loader: Harmless[Literal["auto", "resident", "streaming"]] = Field(
         "auto", description="training images: decoded once into memory, or by workers in each epoch; auto: what fits"

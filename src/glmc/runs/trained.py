@@ -194,9 +194,9 @@ def test_images(point: checkpoint.Checkpoint, recipe: Settled, screen: Screen) -
     """
     data, known = recipe.data, folder.inventory_of(point.home, recipe.data.root)
     if known is not None and same_images(recipe, parse_settled(point.state["recipe"])):
-        splits, _ = parts_of(data, screen, known, needed=("test",))
+        splits = parts_of(data, screen, known, needed=("test",)).splits
         return decoded(splits["test"], "test images", data, screen)
-    splits, _ = parts_of(data, screen, None)
+    splits = parts_of(data, screen, None).splits
     now, prints = identity({"test": splits["test"]}, data, "resident", screen)
     if prints["test"] != point.state["data"]["test"]:
         seen = "some may be images that it was trained on"

@@ -193,7 +193,7 @@ def mend(facts: Facts) -> tuple[str, ...]:
     if facts.odd["broken"]:
         sentences.append(
             f"{number(len(facts.odd['broken']), 'image')} cannot be read, which stops the training: replace or remove "
-            "them"
+            "them, or leave them out with data.on_bad_image=skip"
         )
     if duplicates.across.images:
         sentences.append(

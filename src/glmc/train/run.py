@@ -1,6 +1,7 @@
 """Training from a recipe to a run folder, and resuming it."""
 
 import contextlib
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -114,6 +115,8 @@ def ready(begun: Begun, command: str, since: float) -> Begun:
     parts, run, state, screen, _, tracks = begun
     tracks.begin(parts.recipe.train.track, parts.recipe.model_dump(), state.records)
     folder.record_environment(run, runtime.environment(parts.device, parts.recipe.train.precision, command))
+    if parts.data.skipped:
+        write_atomic(run / "skipped.txt", os.fsencode("".join(f"{line}\n" for line in parts.data.skipped)))
     announce(parts, run, screen)
     state.seconds["startup"] += time.perf_counter() - since
     return begun
