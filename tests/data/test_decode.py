@@ -123,6 +123,39 @@ def test_sixteen_bit_grey_keeps_the_high_byte(tmp_path, name):
     np.testing.assert_array_equal(pixels[..., 0], deep // 256)
 
 
+def packed(values):
+    """A TIFF that declares 12 bits, two pixels in three bytes."""
+    pairs = values.reshape(-1, 2).astype(int)
+    data = np.stack([pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], 1)
+    strip = data.astype(np.uint8).tobytes()
+    tags = {256: 6, 257: 6, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 6, 279: len(strip)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<I", 8 + len(strip)) + strip + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def test_twelve_bits_in_sixteen_keep_the_high_byte_of_the_twelve(tmp_path):
+    deep = (np.arange(36, dtype=np.uint16) * 117).reshape(6, 6)
+    for name in ("a.png", "a.tif"):
+        Image.fromarray(deep).save(tmp_path / name)
+        np.testing.assert_array_equal(read_image(tmp_path / name, 1, bits=12)[..., 0], deep // 16)
+    with pytest.raises(ValueError, match=r"a pixel of 4095, which 10 bits do not hold: set data.bits=16"):
+        read_image(tmp_path / name, 1, bits=10)
+    (tmp_path / "packed.tif").write_bytes(packed(deep))
+    for bits in (10, 16):  # those of the set, and this file has its own
+        np.testing.assert_array_equal(read_image(tmp_path / "packed.tif", 1, bits=bits)[..., 0], deep // 16)
+
+
+def test_a_heic_photograph_is_read_or_what_reads_it_named(tmp_path, monkeypatch):
+    heif = pytest.importorskip("pillow_heif")
+    stored = np.kron(GREY[:2, :3] // 128 * 200, np.ones((32, 32), np.uint8))
+    heif.from_pillow(Image.fromarray(np.stack([stored] * 3, -1))).save(tmp_path / "a.heic", quality=100)
+    close(read_image(tmp_path / "a.heic", 1)[..., 0], stored, tolerance=6)
+    assert headers(Paths.from_list(tmp_path, ["a.heic"]), cache_dir=None)[0].tolist() == [[64, 96]]
+    monkeypatch.setattr("glmc.data.decode.FORMATS", ("JPEG", "PNG"))
+    with pytest.raises(UserError, match=r"'a.heic' \(a HEIC photograph: .*pip install 'glmc\[heic\]', or save"):
+        load(Paths.from_list(tmp_path, ["a.heic"]), size=6)
+
+
 def test_sixteen_bit_colour_keeps_the_high_byte(tmp_path):
     deep = RANDOM.randint(0, 65536, (6, 6, 3)).astype(">u2")
 

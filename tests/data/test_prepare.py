@@ -153,6 +153,28 @@ def test_all_bad_images_are_named_at_once_or_left_out(folder):
         settled(folder, "data.size=16", "data.on_bad_image=skip")
 
 
+def test_one_bit_depth_for_all_images_of_a_set(folder):
+    brightest = {}
+    for file in sorted(folder.rglob("*.jpg")):
+        values = np.random.default_rng(len(brightest)).integers(
+            0, 4000 - 90 * len(brightest), (20, 20), dtype=np.uint16
+        )
+        brightest[file] = values.max()
+        Image.fromarray(values).save(file, format="PNG")
+    files = sorted((folder / "test").rglob("*.jpg"))
+    for loader in ("resident", "streaming"):
+        data, said = settled(folder, "data.size=20", f"data.loader={loader}")
+        assert data.bits == 12
+        assert any("grey images of 16 bits use 12 of them: their largest value, 3," in text for text in said)
+        assert pixels(data.test).max((1, 2, 3)).tolist() == [brightest[file] // 16 for file in files]
+    assert pixels(settled(folder, "data.bits=16")[0].test).max() < 16
+    Image.fromarray(np.full((20, 20), 5000, np.uint16)).save(files[0], format="PNG")
+    with pytest.raises(
+        UserError, match=r"1 of 4 .* \(it has a pixel of 5000, which 12 bits do not hold: set data.bits"
+    ):
+        settled(folder, "data.size=20")
+
+
 def test_grey_images_are_streamed_grey(folder):
     for file in folder.rglob("*.jpg"):
         Image.open(file).convert("L").save(file)

@@ -155,11 +155,11 @@ def test_odd_files_are_named_and_stop_nothing(photos, told):
     (photos / "Cat").mkdir()
     said = told("photos")
     cut, *others = sorted(said["odd"]["broken"])
+    assert others.pop(2).startswith("dog/phone.jpg (")  # why depends on whether glmc[heic] is installed
     assert cut.startswith("dog/cut.jpg (image file is truncated")
     assert others == [
         "dog/gone.jpg (No such file or directory)",
         "dog/page.jpg (a web page)",
-        "dog/phone.jpg (a HEIC photograph)",
         "dog/zero.png (empty file)",
     ]
     assert said["odd"]["disguised"] == ["dog/sign.jpg is PNG"]

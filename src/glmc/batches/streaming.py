@@ -57,7 +57,7 @@ class StreamingLoader(Loader):
         size: side of the stored squares in pixels.
         channels: 1 or 3.
         sizes: int [N, 2], height and width of every image, to cut out of whole images; none: out of stored squares.
-        resize, exif: as `decode.materialise` takes them.
+        resize, exif, bits: as `decode.materialise` takes them.
         workers: processes; none: one a core, at most 16. The pixels do not depend on it.
 
     Raises:
@@ -78,6 +78,7 @@ class StreamingLoader(Loader):
         sizes: NDArray[np.integer] | None = None,
         resize: decode.Resize = "square",
         exif: bool = True,
+        bits: int = 16,
         workers: int | None = None,
         batch_size: int,
         seed: int,
@@ -108,7 +109,7 @@ class StreamingLoader(Loader):
             for side, depth in shapes
         ]
         self._at = torch.full((self.workers, 2), -1).share_memory_()
-        self._shop = Workshop(paths, size, channels, sizes, resize, exif, self._rings, self._at)
+        self._shop = Workshop(paths, size, channels, sizes, resize, exif, bits, self._rings, self._at)
         self._ahead, self._agenda, self._staged = ahead, Agenda(), 0
         self._stages: list[tuple[list[Tensor], torch.cuda.Event]] = []
         self._crew: DataLoader[Any] | None = None
@@ -149,8 +150,8 @@ class StreamingLoader(Loader):
         """All images in order, in one view without anything random, `batch_size` at a time; workers decode them."""
         eye = StreamingLoader(
             self.paths, self.host_labels, [view], {"instance": None}, size=self.size, channels=self.channels,
-            resize=self._shop.resize, exif=self._shop.exif, workers=self.workers, batch_size=self.batch_size,
-            seed=self.seed, device=self.device,
+            resize=self._shop.resize, exif=self._shop.exif, bits=self._shop.bits, workers=self.workers,
+            batch_size=self.batch_size, seed=self.seed, device=self.device,
         )  # fmt: skip
         table = Stream(torch.arange(len(self.labels), device=self.device), ({},))
         try:

@@ -47,7 +47,7 @@ class Workshop(Dataset[Damage | None]):
         size: side of the stored squares.
         channels: 1 or 3.
         sizes: int [N, 2], height and width of the whole images; none if boxes lie in the stored squares.
-        resize, exif: as `decode.materialise` takes them.
+        resize, exif, bits: as `decode.materialise` takes them.
         rings: for each kind of pixels uint8 [slots, TASK, side, side, channels], shared.
         at: int64 [workers, 2], shared: process, and the row it works on.
     """
@@ -60,11 +60,12 @@ class Workshop(Dataset[Damage | None]):
         sizes: NDArray[np.integer] | None,
         resize: decode.Resize,
         exif: bool,
+        bits: int,
         rings: Sequence[Tensor],
         at: Tensor,
     ) -> None:
         self.paths, self.size, self.channels, self.sizes = paths, size, channels, sizes
-        self.resize, self.exif = resize, exif
+        self.resize, self.exif, self.bits = resize, exif, bits
         self.rings, self.at = rings, at
 
     def __getitem__(self, task: Task) -> Damage | None:
@@ -79,7 +80,7 @@ class Workshop(Dataset[Damage | None]):
         return None
 
     def _fill(self, task: Task, place: int, row: int) -> None:
-        picture = decode.read_image(self.paths[row], self.channels, self.exif)
+        picture = decode.read_image(self.paths[row], self.channels, self.exif, self.bits)
         if self.sizes is None:
             picture = decode.centre_square(picture, self.size, self.resize)
         elif picture.shape[:2] != tuple(self.sizes[row]):

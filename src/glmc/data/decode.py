@@ -2,13 +2,17 @@
 
 What a pixel is: the first frame, turned upright by its EXIF orientation (or not: `exif`), in the colours as stored
 (profiles are not applied). Transparent pixels are laid on white, the page that most cut-out pictures were drawn for. 16
-bits keep the high byte. CMYK and palettes become RGB; the grey of a colour picture is ITU-R 601 luma. The array holds
-the middle square of each picture, see `centre_square`.
+bits keep the high byte; of a grey picture, the high byte of the `bits` in use, for cameras and microscopes often store
+12 bits in 16, which would come out black. `bits` belongs to the whole set, or pictures would lose their brightness
+relative to each other; only a TIFF that declares 12 bits has its own. CMYK and palettes become RGB; the grey of a
+colour picture is ITU-R 601 luma. The array holds the middle square of each picture, see `centre_square`.
 
 PIL reads everything. Plain colour JPEGs go through torchvision's libjpeg-turbo, which gives the same pixels sooner.
 """
 
+import contextlib
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -26,13 +30,29 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from glmc.data.split import Paths
 from glmc.errors import UserError
 
-CACHE_FORMAT = 1  # to be raised when the pixels of the same files and options change
+CACHE_FORMAT = 2  # to be raised when the pixels of the same files and options change
 CHUNK = 32  # images per task: tasks of one small image would cost more than the image
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")  # no others: reading EPS would start Ghostscript
+FORMATS: tuple[str, ...] = (
+    "JPEG",
+    "PNG",
+    "BMP",
+    "WEBP",
+    "GIF",
+    "TIFF",
+    "PPM",
+)  # no others: reading EPS would start Ghostscript
+if importlib.util.find_spec("pillow_heif"):
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    FORMATS += ("HEIF",)
+HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"mif1"}  # behind "ftyp" at the beginning of a file
+HEIC = "a HEIC photograph: install what reads it with python -m pip install 'glmc[heic]', or save it as JPEG"
 GREY_MODES = {"1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -45,6 +65,7 @@ UPRIGHT = {
 }
 SIDEWAYS = {5, 6, 7, 8}  # those that exchange height and width
 ORIENTATION = 0x0112  # the EXIF tag
+BITS_PER_SAMPLE = 0x0102  # the TIFF tag
 
 Progress = Callable[[int, int], None]
 Resize = Literal["square", "short_side"]
@@ -61,6 +82,7 @@ def materialise(
     channels: int | None,
     resize: Resize = "square",
     exif: bool = True,
+    bits: int = 16,
     cache_dir: Path | None,
     progress: Progress | None = None,
     say: Callable[[str], None] = warnings.warn,
@@ -72,7 +94,7 @@ def materialise(
         paths: N image files.
         size: side in pixels. None keeps the size of the files, which must then all be squares of one size.
         channels: 1 grey, 3 RGB; None takes 1 if all files are grey, else 3.
-        resize, exif: of `centre_square` and `read_image`.
+        resize, exif, bits: of `centre_square` and `read_image`.
         cache_dir: folder of the cache, usually `cache_folder()`; None neither reads nor writes one.
         progress: called with (images done, N), not when the cache serves.
         say: told in a sentence when the cache was damaged or cannot be written; the run goes on either way.
@@ -85,7 +107,7 @@ def materialise(
         Unreadable: files that cannot be read (the first ten and their number).
         UserError: sizes that differ while `size` is None, or too little memory.
     """
-    fingerprint = _fingerprint(paths, size, channels, resize, exif)
+    fingerprint = _fingerprint(paths, size, channels, resize, exif, bits)
     if cache_dir is not None:
         cached = _read_cache(cache_dir, fingerprint, say)
         if cached is not None:
@@ -100,7 +122,7 @@ def materialise(
         raise UserError(f"{len(paths)} images of data.size={size} take {gigabytes:.1f} GB: lower data.size") from None
 
     def decode(row: int) -> None:
-        pixels[row] = decode_image(paths[row], size, channels, resize, exif)
+        pixels[row] = decode_image(paths[row], size, channels, resize, exif, bits)
 
     _for_every(paths, decode, workers, progress)
     if cache_dir is not None:
@@ -144,36 +166,37 @@ def unreadable(
 
 
 def decode_image(
-    file: str | Path, size: int, channels: int, resize: Resize = "square", exif: bool = True
+    file: str | Path, size: int, channels: int, resize: Resize = "square", exif: bool = True, bits: int = 16
 ) -> NDArray[np.uint8]:
     """The middle square of one image file as uint8 [size, size, channels], see `read_image` and `centre_square`.
 
     Raises:
         Exception: whatever is wrong with the file.
     """
-    return centre_square(read_image(file, channels, exif), size, resize)
+    return centre_square(read_image(file, channels, exif, bits), size, resize)
 
 
-def read_image(file: str | Path, channels: int, exif: bool = True) -> NDArray[np.uint8]:
+def read_image(file: str | Path, channels: int, exif: bool = True, bits: int = 16) -> NDArray[np.uint8]:
     """One whole image file as uint8 [H, W, channels]; the module's text says what a pixel is.
 
     Args:
         file: its path.
         channels: 1 grey, 3 RGB.
-        exif: whether the picture is turned upright; else it stays as stored (a TIFF, which PIL turns, is upright).
+        exif: whether the picture is turned upright; else it stays as stored (TIFF and HEIC are always upright).
+        bits: those in use of a grey picture with 16, in [8, 16]; 2 ** bits - 1 becomes white.
 
     Raises:
         Exception: whatever is wrong with the file.
     """
     with open(file, "rb") as stream:
         data = stream.read()
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with open_image(io.BytesIO(data)) as image:
         turned = exif and _orientation(image) in UPRIGHT
         if image.format == "JPEG" and image.mode == "RGB" and channels == 3 and not turned:
             return _read_jpeg(data)
         image.load()  # before the question: of TIFF, PIL turns the pixels here and takes the tag away
         upright = UPRIGHT.get(_orientation(image)) if exif else None
-        picture = _plain(image, channels)
+        picture = _plain(image, channels, bits)
     if upright is not None:
         picture = picture.transpose(upright)
     return np.array(picture).reshape(picture.height, picture.width, channels)
@@ -255,7 +278,7 @@ def headers(
         found = np.empty((len(paths), 3), dtype=np.int32)  # height, width, channels
 
         def look(row: int) -> None:
-            with Image.open(paths[row], formats=FORMATS) as image:
+            with open_image(paths[row]) as image:
                 width, height = image.size
                 # Of TIFF, PIL tells the upright size.
                 if exif and image.format != "TIFF" and _orientation(image) in SIDEWAYS:
@@ -306,7 +329,47 @@ def _orientation(image: Image.Image) -> Any:
     return image.getexif().get(ORIENTATION, 1)
 
 
-def _plain(image: Image.Image, channels: int) -> Image.Image:
+def _declares_12_bits(image: Image.Image) -> bool:
+    return isinstance(image, TiffImageFile) and image.tag_v2.get(BITS_PER_SAMPLE) == (12,)
+
+
+def largest_values(paths: Paths, progress: Progress | None = None, workers: int | None = None) -> NDArray[np.int64]:
+    """int64 [N], the largest value in each grey picture with 16 bits; -1 for all others and what cannot be read.
+
+    Args:
+        paths, progress, workers: as in `materialise`.
+    """
+    largest = np.full(len(paths), -1)
+
+    def look(row: int) -> None:
+        if os.path.isfile(paths[row]):  # opening a pipe would wait for ever
+            with open_image(paths[row]) as image:
+                if image.mode.startswith("I") and not _declares_12_bits(image):
+                    largest[row] = np.asarray(image).max()
+
+    _failures(paths, look, workers, progress)  # whoever decodes the images next names these
+    return largest
+
+
+def open_image(file: str | BinaryIO) -> Image.Image:
+    """`PIL.Image.open` of a path or stream, for the formats that are read.
+
+    Raises:
+        ValueError: a HEIC photograph, where the package that reads it is not installed.
+        Exception: whatever else is wrong with the file.
+    """
+    try:
+        return Image.open(file, formats=FORMATS)
+    except PIL.UnidentifiedImageError:
+        with open(file, "rb") if isinstance(file, str) else contextlib.nullcontext(file) as stream:
+            stream.seek(0)
+            start = stream.read(12)
+        if "HEIF" not in FORMATS and start[4:8] == b"ftyp" and start[8:] in HEIC_BRANDS:
+            raise ValueError(HEIC) from None
+        raise
+
+
+def _plain(image: Image.Image, channels: int, bits: int) -> Image.Image:
     """The image in mode L or RGB, 8 bits a channel, without transparency."""
     if image.mode == "F":
         raise ValueError("floating-point pixels have no fixed range: save it with 8 or 16 bits")
@@ -314,7 +377,10 @@ def _plain(image: Image.Image, channels: int) -> Image.Image:
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 0xFFFF:
             raise ValueError("32-bit pixels outside 0 .. 65535: save it with 8 or 16 bits")
-        image = Image.fromarray((values >> 8).astype(np.uint8))
+        bits = 12 if _declares_12_bits(image) else bits
+        if values.max() >= 1 << bits:
+            raise ValueError(f"it has a pixel of {values.max()}, which {bits} bits do not hold: set data.bits=16")
+        image = Image.fromarray((values >> (bits - 8)).astype(np.uint8))
     elif image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert("L" if channels == 1 else "RGB")
@@ -326,7 +392,7 @@ def _probe(paths: Paths, needs_size: bool, workers: int | None) -> tuple[int, in
     modes: set[str] = set()
 
     def look(row: int) -> None:
-        with Image.open(paths[row], formats=FORMATS) as image:
+        with open_image(paths[row]) as image:
             seen.setdefault(image.size, row)
             modes.add(image.mode)
 

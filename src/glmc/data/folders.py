@@ -10,7 +10,7 @@ import numpy as np
 from glmc.data.split import Paths, Split, check_names
 from glmc.errors import UserError
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".heic", ".heif")
 VALIDATION_NAMES = ("val", "valid", "validation")
 CLUTTER = ("__macosx", "thumbs.db", "desktop.ini")  # what systems leave behind beside hidden files, in any case
 

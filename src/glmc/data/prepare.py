@@ -17,6 +17,7 @@ from glmc.random import Draws
 from glmc.recipe import Data
 from glmc.screen import Screen
 
+GLANCE = 200  # training images that tell whether there are some with 16 bits
 SAMPLE = 10_000  # training images that normalisation is measured on where they are not kept in memory
 SAMPLE_PART = 500  # of these in memory at a time
 
@@ -35,6 +36,7 @@ class Prepared(NamedTuple):
     sizes: NDArray[np.int32] | None  # [N, 2], height and width of the training images, where data.area=whole
     inventory: Inventory | None  # the files of each part; none of a set that comes as arrays or from a hub
     fingerprints: dict[str, str]  # of each part
+    bits: int | None  # those in use in grey pictures of 16; none if there are no such
     skipped: tuple[str, ...]  # path, tab and reason of each image that was left out
 
 
@@ -144,6 +146,8 @@ def _prepared(
             f"model.pretrained: these weights were trained at {size} x {size} pixels, and the images of {data.name} "
             f"are {side} x {side} and are not resized; data.size={side} takes them as they are"
         )
+    if data.bits is None:
+        data = data.model_copy(update={"bits": used_bits(train, screen)})
     size = data.size or size
     loader, why = choose_loader(data, train, size, room)
     if why:
@@ -186,6 +190,7 @@ def _prepared(
         sizes,
         inventory,
         fingerprints,
+        data.bits,
         () if source is None else source.skipped,
     )
 
@@ -246,6 +251,30 @@ def headers(paths: Paths, data: Data, screen: Screen) -> tuple[NDArray[np.int32]
         return decode.headers(paths, exif=data.exif, cache_dir=cache_dir, progress=bar.to, say=screen.say)
 
 
+def used_bits(train: Split, screen: Screen) -> int | None:
+    """How many bits the training images use where they are grey with 16, which is said; none if there are no such.
+
+    A few images tell whether it is worth looking at all.
+    """
+    paths = train.images
+    if not isinstance(paths, Paths):
+        return None
+    rows = np.unique(np.linspace(0, len(paths) - 1, GLANCE).astype(np.int64))
+    largest = decode.largest_values(paths.select(rows))
+    if largest.max() < 0:
+        return None
+    if largest.max() < 1 << 14:
+        with screen.bar("looking for the brightest pixels", len(paths)) as bar:
+            largest = decode.largest_values(paths, bar.to)
+    bits = next(bits for bits in (8, 10, 12, 14, 16) if largest.max() < 1 << bits or bits == 16)
+    if bits < 16:
+        screen.say(
+            f"grey images of 16 bits use {bits} of them: their largest value, {largest.max():,}, is no more than "
+            f"{(1 << bits) - 1:,}, which becomes white (data.bits={bits})"
+        )
+    return bits
+
+
 def measure(train: Split, data: Data, channels: int, screen: Screen) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of the training images' channels, said in a sentence.
 
@@ -269,7 +298,13 @@ def _sampled(
     for start in range(0, len(rows), SAMPLE_PART):
         some = paths.select(rows[start : start + SAMPLE_PART])
         yield decode.materialise(
-            some, size=data.size, channels=data.channels, resize=data.resize, exif=data.exif, cache_dir=None
+            some,
+            size=data.size,
+            channels=data.channels,
+            resize=data.resize,
+            exif=data.exif,
+            bits=data.bits or 16,
+            cache_dir=None,
         )
         progress(start + len(some), len(rows))
 
@@ -392,6 +427,7 @@ def decoded(split: Split, what: str, data: Data, screen: Screen) -> Split:
                 channels=channels,
                 resize=data.resize,
                 exif=data.exif,
+                bits=data.bits or 16,
                 cache_dir=decode.cache_folder() if data.cache else None,
                 progress=bar.to,
                 say=screen.say,

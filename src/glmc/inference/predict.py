@@ -184,7 +184,8 @@ def predictions(
 
 def decoded_ahead(paths: Sequence[str], recipe: Settled, batch_size: int) -> Iterator[list[Decoded]]:
     """Batches of (path, pixels to come), decoded in threads; of the batch after the one yielded, too, but no more."""
-    size, channels, resize, exif = recipe.data.size, recipe.data.channels, recipe.data.resize, recipe.data.exif
+    size, channels = recipe.data.size, recipe.data.channels
+    reading = recipe.data.resize, recipe.data.exif, recipe.data.bits or 16
     assert size is not None, "a checkpoint's recipe is settled"
     assert channels is not None
     Image.init()  # loads PIL's formats now rather than in several threads at once
@@ -192,7 +193,7 @@ def decoded_ahead(paths: Sequence[str], recipe: Settled, batch_size: int) -> Ite
     pool = ThreadPoolExecutor(cores())
     try:
         for path in paths:
-            waiting.append((path, pool.submit(decode_image, path, size, channels, resize, exif)))
+            waiting.append((path, pool.submit(decode_image, path, size, channels, *reading)))
             if len(waiting) == 2 * batch_size:
                 yield [waiting.popleft() for _ in range(batch_size)]
         while waiting:

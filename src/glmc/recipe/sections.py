@@ -103,6 +103,12 @@ class Data(Section):
         description="how a picture becomes a square of data.size: its middle is cut out and resized, or the whole is "
         "resized by its short side and the middle cut out then (published GLMC code, for testing)",
     )
+    bits: int | None = Field(
+        None,
+        ge=8,
+        le=16,
+        description="bits that grey pictures of 16 use, e.g. 12; null: those of the training images",
+    )
     on_bad_image: Literal["error", "skip"] = Field(
         "error", description="unreadable images: refused, or all files are read once before training and those left out"
     )

@@ -34,10 +34,9 @@ ENDINGS = {
     "GIF": (".gif",),
     "TIFF": (".tif", ".tiff"),
     "PPM": (".ppm", ".pgm"),
+    "HEIF": (".heic", ".heif"),
 }
 SIGNS = {  # what often lies behind an image's name, by a piece of its first bytes
-    b"ftyphei": "a HEIC photograph",
-    b"ftypmif1": "a HEIC photograph",
     b"ftypavif": "an AVIF picture",
     b"<html": "a web page",
     b"<!doctype html": "a web page",
@@ -183,7 +182,7 @@ def look_at(file: str) -> Look:
 def _header(stream: BinaryIO) -> tuple[tuple[int, int], tuple[str, str]]:
     """(height, width) of the upright picture, and (format, mode)."""
     stream.seek(0)
-    with Image.open(stream, formats=decode.FORMATS) as image:
+    with decode.open_image(stream) as image:
         width, height = image.size
         kind = (image.format or "", image.mode)
         # Asking a PNG without this tag would decode it; of TIFF, PIL tells the upright size.
@@ -205,7 +204,7 @@ def _decodes(stream: BinaryIO) -> str | None:
     """Why the file cannot be decoded; None if it can."""
     stream.seek(0)
     try:
-        with Image.open(stream, formats=decode.FORMATS) as image:
+        with decode.open_image(stream) as image:
             image.load()
     except Exception as error:  # as above
         return decode.reason(error)

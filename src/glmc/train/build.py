@@ -212,8 +212,8 @@ def build_loader(recipe: Settled, data: Prepared, method: Method, device: torch.
     if isinstance(data.train.images, Paths):
         return StreamingLoader(
             data.train.images, data.train.labels, views, method.streams, size=data.size, channels=data.channels,
-            sizes=data.sizes, resize=recipe.data.resize, exif=recipe.data.exif, workers=recipe.data.workers,
-            batch_size=batch_size, seed=seed, device=device,
+            sizes=data.sizes, resize=recipe.data.resize, exif=recipe.data.exif, bits=recipe.data.bits or 16,
+            workers=recipe.data.workers, batch_size=batch_size, seed=seed, device=device,
         )  # fmt: skip
     runtime.check_pixels(data.train.images.nbytes, device)
     return ResidentLoader(
@@ -290,7 +290,7 @@ def settle(recipe: Recipe, screen: Screen, known: Inventory | None = None) -> tu
     wants = models.pretrained_input(recipe.model.name) if recipe.model.pretrained else {}
     prepared = prepare(recipe.data, screen, room=runtime.room_for_images(device), known=known, **wants)
     precision = runtime.pick_precision(recipe.train.precision, device, screen.say)
-    facts = {"mean": list(prepared.mean), "std": list(prepared.std), "loader": prepared.loader}
+    facts = {"mean": list(prepared.mean), "std": list(prepared.std), "loader": prepared.loader, "bits": prepared.bits}
     settled = recipe.settle({"size": prepared.size, "channels": prepared.channels, **facts}, {"precision": precision})
     return settled, prepared, device
 

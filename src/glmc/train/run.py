@@ -374,7 +374,8 @@ def leave_evidence(parts: Parts, run: Path, tally: Tally) -> None:
     train, test, data = parts.data.train, parts.data.test, parts.recipe.data
 
     def decoded(row: int) -> NDArray[np.uint8]:
-        return decode_image(train.images[row], parts.data.size, parts.data.channels, data.resize, data.exif)
+        size, channels = parts.data.size, parts.data.channels
+        return decode_image(train.images[row], size, channels, data.resize, data.exif, data.bits or 16)
 
     of_train = decoded if isinstance(train.images, Paths) else train.images.__getitem__
     of_test = pixels(test).__getitem__
