@@ -217,6 +217,39 @@ def test_duplicates_within_and_across_classes_and_between_parts(tmp_path, told):
     assert sorted(twins["test"]["examples"][0]) == ["test/cat/leak.jpg", "train/cat/0.jpg", "train/cat/again.jpg"]
 
 
+def test_test_images_that_are_nearly_a_training_image(tmp_path, told):
+    draws = np.random.default_rng(0)
+
+    def photograph():
+        return Image.fromarray(draws.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize((64, 48))
+
+    for name in ("cat", "dog"):
+        train, test = tmp_path / "train" / name, tmp_path / "test" / name
+        train.mkdir(parents=True)
+        test.mkdir(parents=True)
+        photo, plain = photograph(), Image.new("RGB", (40, 40), {"cat": "red", "dog": "blue"}[name])
+        photo.save(train / "photo.png")
+        plain.save(train / "plain.png")
+        photo.save(test / "same bytes.png")
+        photo.resize((50, 40)).save(test / "small.jpg", quality=60)
+        photo.convert("L").point(lambda value: 60 + value // 2).save(test / "light.bmp")
+        photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(test / "mirrored.png")
+        photograph().save(test / "other.png")
+        Image.new("RGB", (40, 40), "white").save(test / "plain.png")
+        photo.resize((12, 9)).save(test / "tiny.png")  # too little to tell
+    said = told(tmp_path)
+    assert said["duplicates"]["test"]["images"] == 2
+    pairs = {tuple(pair) for pair in said["near_duplicates"]["test"]["examples"]}
+    assert pairs == {
+        (f"test/{name}/{file}", f"train/{name}/photo.png")
+        for name in ("cat", "dog")
+        for file in ("small.jpg", "light.bmp")
+    }
+    assert any(
+        "4 test images nearly the same as a training image, e.g. test/" in text for text in said["advice"]["mend"]
+    )
+
+
 def test_duplicates_against_counting_pair_by_pair():
     draws = np.random.default_rng(0)
     sizes = {"train": 60, "test": 30, "val": 20}

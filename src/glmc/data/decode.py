@@ -37,15 +37,8 @@ from glmc.errors import UserError
 
 CACHE_FORMAT = 2  # to be raised when the pixels of the same files and options change
 CHUNK = 32  # images per task: tasks of one small image would cost more than the image
-FORMATS: tuple[str, ...] = (
-    "JPEG",
-    "PNG",
-    "BMP",
-    "WEBP",
-    "GIF",
-    "TIFF",
-    "PPM",
-)  # no others: reading EPS would start Ghostscript
+# No others: reading EPS would start Ghostscript.
+FORMATS: tuple[str, ...] = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 if importlib.util.find_spec("pillow_heif"):
     import pillow_heif
 

@@ -206,6 +206,13 @@ def mend(facts: Facts) -> tuple[str, ...]:
                 f"{number(copies.images, f'{part} image')} with the same bytes as a training image, which inflates "
                 "the results: remove them from one side"
             )
+    for part, copies in facts.near.items():
+        if copies.images:
+            image, twin = map(facts.name, copies.examples[0])
+            sentences.append(
+                f"{number(copies.images, f'{part} image')} nearly the same as a training image, e.g. {image} and "
+                f"{twin}: look at them, and remove true copies from one side"
+            )
     if duplicates.within.images and "test" not in found.parts:
         sentences.append(
             f"{number(duplicates.within.images, 'image')} with the same bytes as another of the class, and no test "

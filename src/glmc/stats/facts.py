@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from glmc.data.split import Split
 from glmc.metrics import GROUPS, group_of
 from glmc.recipe import Recipe
-from glmc.stats.duplicates import Duplicates, Place, duplicates
+from glmc.stats import near
+from glmc.stats.duplicates import EXAMPLES, Copies, Duplicates, Place, duplicates
 from glmc.stats.files import Looks, look
 from glmc.stats.find import Found, where
 
@@ -37,6 +38,8 @@ class Facts:
         found: the images, part by part.
         looks: part -> what its images look like.
         duplicates: exact duplicates.
+        near: "test" and "val", where there are such -> their images that are nearly a training image, other than
+            exact duplicates; empty where there are too many images to compare.
         odd: kind, a key of `ODD` -> places.
     """
 
@@ -45,6 +48,7 @@ class Facts:
     found: Found
     looks: dict[str, Looks]
     duplicates: Duplicates
+    near: dict[str, Copies]
     odd: dict[str, list[str]]
 
     @property
@@ -115,7 +119,25 @@ def collect(data: str, settings: Recipe, found: Found, watch: Watch) -> Facts:
         split = found.parts[part]
         odd["broken"] += [f"{where(split, row)} ({why})" for row, why in one.broken.items()]
         odd["disguised"] += [f"{where(split, row)} is {form}" for row, form in one.disguised.items()]
-    return Facts(data, settings, found, looks, equal, odd)
+    return Facts(data, settings, found, looks, equal, near_duplicates(found, looks, watch), odd)
+
+
+def near_duplicates(found: Found, looks: dict[str, Looks], watch: Watch) -> dict[str, Copies]:
+    """Part -> its images that are nearly a training image, each with that one, without those that are one exactly."""
+    if len(looks) < 2 or sum(len(split) for split in found.parts.values()) > near.LIMIT:
+        return {}
+    small = {}
+    for part, split in found.parts.items():
+        with watch(f"comparing {part} images", len(split)) as bar:
+            small[part] = near.thumbnails(split.images, looks[part], bar.to)
+    trained = set(map(tuple, looks["train"].digests.tolist()))
+    copies = {}
+    for part in list(small)[1:]:
+        exact = [tuple(digest) in trained for digest in looks[part].digests.tolist()]
+        pairs = [pair for pair in near.alike(small["train"], small[part]) if not exact[pair[0]]]
+        examples: list[list[Place]] = [[(part, row), ("train", twin)] for row, twin in pairs[:EXAMPLES]]
+        copies[part] = Copies(len(pairs), len(pairs), examples)
+    return copies
 
 
 def size_facts(sizes: NDArray[np.int32]) -> dict[str, Any]:
@@ -138,6 +160,10 @@ def as_json(facts: Facts) -> dict[str, Any]:
     for name, copies in facts.duplicates._asdict().items():
         examples = [[facts.name(place, label=name == "across") for place in group] for group in copies.examples]
         copied[name] = {"images": copies.images, "groups": copies.groups, "examples": examples}
+    near = {
+        part: {"images": copies.images, "examples": [list(map(facts.name, group)) for group in copies.examples]}
+        for part, copies in facts.near.items()
+    }
     return {
         "data": facts.data,
         "images": {part: len(split) for part, split in facts.found.parts.items()},
@@ -164,6 +190,7 @@ def as_json(facts: Facts) -> dict[str, Any]:
         "formats": facts.kinds(0),
         "modes": facts.kinds(1),
         "duplicates": copied,
+        "near_duplicates": near,
         "odd": facts.odd,
         "remarks": list(facts.found.remarks),
         "refusal": facts.found.refusal,

@@ -10,7 +10,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,7 @@ SIGNS = {  # what often lies behind an image's name, by a piece of its first byt
 }
 
 Progress = Callable[[int], None]
+T = TypeVar("T")
 
 
 class Looks(NamedTuple):
@@ -98,7 +99,7 @@ def look(images: Paths | NDArray[np.uint8], progress: Progress, workers: int | N
     Image.init()  # loads PIL's formats now rather than in several threads at once
     number: dict[tuple[str, str], int] = {}
     rest = []
-    for row, one in enumerate(_each(lambda row: look_at(images[row]), range(len(images)), progress, workers)):
+    for row, one in enumerate(each(lambda row: look_at(images[row]), range(len(images)), progress, workers)):
         seen.digests[row] = np.frombuffer(one.digest, np.uint64)
         if one.rest:
             rest.append(row)
@@ -146,8 +147,8 @@ def _in_memory(images: NDArray[np.uint8], seen: Looks) -> Looks:
     return seen
 
 
-def _each(work: Callable[[int], Look], rows: range, progress: Progress, workers: int | None) -> Iterator[Look]:
-    """`work` of every row in order, done in threads."""
+def each(work: Callable[[int], T], rows: range, progress: Progress, workers: int | None = None) -> Iterator[T]:
+    """`work` of every row in order, done in threads; `workers` as in `look`."""
     pool = ThreadPoolExecutor(workers or max(8, 4 * decode.cores()))
     try:
         chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]

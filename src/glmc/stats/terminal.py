@@ -13,6 +13,7 @@ from glmc.metrics import GROUPS, group_rules
 from glmc.stats.advice import Advice, number
 from glmc.stats.duplicates import Copies
 from glmc.stats.facts import ODD, Facts, size_facts
+from glmc.stats.near import LIMIT
 
 STYLES = {"many": "bright_blue", "medium": "green", "few": "dark_orange"}
 NAMED = 20  # up to so many classes each has a bar; of more, neighbours on the curve share one
@@ -98,11 +99,16 @@ def span(low: int, high: int) -> str:
 
 
 def duplicate_rows(facts: Facts) -> list[tuple[str, Copies, list[str]]]:
-    """(kind, how many, examples) of each kind of exact duplicates that there could be."""
+    """(kind, how many, examples) of each kind of duplicates that there could be."""
     found, parts = facts.duplicates, facts.found.parts
-    kinds = [("within a class", found.within, False), ("in several classes", found.across, True)]
-    kinds += [("in train and test", found.test, False)] if "test" in parts else []
-    kinds += [("in train and validation", found.val, False)] if "val" in parts else []
+    kinds = [
+        ("the same bytes within a class", found.within, False),
+        ("the same bytes in several classes", found.across, True),
+    ]
+    for part, word, copies in (("test", "test", found.test), ("val", "validation", found.val)):
+        kinds += [(f"the same bytes in train and {word}", copies, False)] if part in parts else []
+    for part, word in (("test", "test"), ("val", "validation")):
+        kinds += [(f"nearly the same in train and {word}", facts.near[part], False)] if part in facts.near else []
     return [
         (kind, copies, [" = ".join(facts.name(place, label=label) for place in group) for group in copies.examples])
         for kind, copies, label in kinds
@@ -189,8 +195,7 @@ def show_oddities(console: Console, facts: Facts) -> None:
     """Duplicates and odd files with a few examples; what there is none of in one line."""
     clean = []
     console.print(Text("duplicates and odd files", style="bold"))
-    for kind, found, examples in duplicate_rows(facts):
-        what = f"the same bytes {kind}"
+    for what, found, examples in duplicate_rows(facts):
         if found.images:
             listing(console, f"{what}: {number(found.images, 'image')}", examples, found.groups)
         else:
@@ -200,6 +205,8 @@ def show_oddities(console: Console, facts: Facts) -> None:
             listing(console, f"{what}: {len(facts.odd[key]):,}", facts.odd[key], len(facts.odd[key]))
         else:
             clean.append(what)
+    if len(facts.found.parts) > 1 and not facts.near:
+        console.print(Text(f"more than {LIMIT:,} images are not compared for near duplicates", style="dim"))
     if clean:
         console.print(Text(f"none: {', '.join(clean)}", style="dim"), soft_wrap=True)
 
