@@ -190,7 +190,7 @@ def mend(facts: Facts) -> tuple[str, ...]:
     sentences = []
     if found.refusal:
         sentences.append(f"training refuses these data: {found.refusal}")
-    if facts.odd["broken"]:
+    if facts.odd["broken"] and facts.settings.data.on_bad_image == "error":
         sentences.append(
             f"{number(len(facts.odd['broken']), 'image')} cannot be read, which stops the training: replace or remove "
             "them, or leave them out with data.on_bad_image=skip"
