@@ -133,7 +133,7 @@ def test_all_bad_images_are_named_at_once_or_left_out(folder):
     for name in names[1:]:
         (folder / name).write_text("<html></html>")
     with pytest.raises(
-        UserError, match=r"^4 of 24 images cannot be read \(first: '.*3.jpg' \(.*; all in .*t\)"
+        UserError, match=r"^4 of 24 images cannot be read \(e.g. '.*3.jpg' \(.*; all in .*t\)"
     ) as caught:
         settled(folder, "data.size=16")
     with open(str(caught.value).partition("all in ")[2].partition(")")[0]) as lines:

@@ -60,10 +60,12 @@ def refusal(source: Source, data: Data, screen: Screen) -> UserError | None:
     lines = [line for part, split in parts.items() for line in lines_of(split, bad[part])]
     if not lines:
         return None
-    some = ", ".join(map(shown, lines[:SHOWN])) + (listed(lines) if len(lines) > SHOWN else "")
+    every = {line.partition("\t")[2]: line for line in reversed(lines)}  # reason -> the first that has it
+    telling = list(dict.fromkeys([*reversed(every.values()), *lines]))[:SHOWN]
+    some = ", ".join(map(shown, telling)) + (listed(lines) if len(lines) > SHOWN else "")
     total = sum(map(len, parts.values()))
     return UserError(
-        f"{len(lines):,} of {total:,} images cannot be read (first: {some}): replace or remove them, or leave them out "
+        f"{len(lines):,} of {total:,} images cannot be read (e.g. {some}): replace or remove them, or leave them out "
         "with data.on_bad_image=skip"
     )
 
