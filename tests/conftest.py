@@ -9,7 +9,7 @@ import pytest
 
 from glmc import recipe
 from glmc.errors import UserError
-from glmc.recipe import choice
+from glmc.recipe import choice, trust
 
 # So small are the networks of the tests that threads would only wait for each other; nothing has imported torch yet.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -91,7 +91,7 @@ class NoMethod:
 
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A user's folder: a package with methods, a recipe, and both findable from the working directory."""
+    """A user's folder as the working directory: a package with methods that may be imported, and a recipe."""
     package = tmp_path / "shop"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -101,6 +101,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "cats.yaml").write_text(RIGHT)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(trust, "_everything", [True])
     yield tmp_path
     for name in [name for name in sys.modules if name.partition(".")[0] == "shop"]:
         del sys.modules[name]

@@ -11,6 +11,7 @@ import pytest
 
 from glmc import __main__
 from glmc.cli import app
+from glmc.recipe import trust
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -54,14 +55,15 @@ def test_a_command_is_understood(command, monkeypatch, tmp_path):
     assert words[1] in options
     for word in words[2:]:
         if word.startswith("-"):
-            assert word.partition("=")[0] in options[words[1]], word
+            assert word.partition("=")[0] in options[words[1]] | {"--code", "--trust"}, word
     if words[1] in ("train", "show") and "--resume" not in words:
         chosen = [word for word in words[2:] if "=" in word or re.fullmatch(r"\w+/\w+", word)]
-        if any("mine:" in word for word in chosen):
-            (tmp_path / "mine.py").write_text(own_method())
-            monkeypatch.syspath_prepend(str(tmp_path))
         if not chosen or "=" in chosen[0]:
             chosen.insert(0, "folder/finetune")  # no recipe: one for the user's own photographs is chosen
+        if "--code" in words:
+            (tmp_path / "mine.py").write_text(own_method())
+            monkeypatch.setattr(sys, "path", list(sys.path))
+            chosen += ["--code", str(tmp_path)]
         monkeypatch.setattr(sys, "argv", ["glmc", "show", *chosen])
         said = io.StringIO()
         with contextlib.redirect_stdout(said), pytest.raises(SystemExit) as ended:
@@ -100,6 +102,7 @@ def test_the_recipe_of_the_page_on_extending_is_right(tmp_path, monkeypatch):
 
     (tmp_path / "mine.py").write_text(own_method())
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(trust, "_typed", {"mine:LeftRight"})
     (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "extend.md").read_text(), re.S)
     assert recipe.parse(text, name="left_right").mixture.params["alpha"] == 1.0
 

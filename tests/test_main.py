@@ -1,35 +1,87 @@
-"""The command as a user starts it."""
+"""Whose code the command runs."""
 
-import json
 import subprocess
-import sysconfig
+import sys
 from pathlib import Path
 
+import pytest
+
+from glmc import __main__, report
+from glmc.recipe import choice, trust
+
 OWN = """\
-from glmc.methods.supervised import Supervised
+from pathlib import Path
+
+from glmc.losses.cross_entropy import CrossEntropy
+
+Path(__file__).with_name("executed").touch()
 
 
-class Louder(Supervised):
-    def __init__(self, *parts, volume: float = 1.0):
-        super().__init__(*parts)
+class Louder(CrossEntropy):
+    def __init__(self, counts, *, volume: float = 1.0):
+        super().__init__(counts)
         self.volume = volume
 
-    def forward(self, step):
-        return {name: self.volume * term for name, term in super().forward(step).items()}
+    def forward(self, logits, targets, progress):
+        return self.volume * super().forward(logits, targets, progress)
 """
-SCRIPT = Path(sysconfig.get_path("scripts")) / "glmc"
 
 
-def test_a_user_s_own_method_is_found_from_the_working_directory(tmp_path: Path):
-    (tmp_path / "mine.py").write_text(OWN)
+def test_no_file_beside_the_data_is_executed(tmp_path):
+    """Optional modules of libraries, and classes of images that are called like some."""
+    for name in ("olefile", "msvcrt", "defusedxml", "IPython"):
+        (tmp_path / f"{name}.py").write_text("open('executed', 'w')")
+    for name in ("regex", "tabulate"):
+        (tmp_path / name).mkdir()
+    done = subprocess.run([sys.executable, "-m", "glmc", "stats", "."], cwd=tmp_path, capture_output=True, text=True)
+    assert "holds no images" in done.stderr
+    assert not (tmp_path / "executed").exists()
 
-    def glmc(*words: str) -> str:
-        done = subprocess.run([SCRIPT, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
-    method = 'method={name: "mine:Louder", volume: 3}'
-    assert "name: mine:Louder\n  volume: 3.0\n" in glmc("show", "digits_lt/ce", method)
-    glmc("train", "digits_lt/ce", method, "train.max_steps=1", "--out", "run", "--quiet")
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["method"] == "mine:Louder + cross_entropy"
-    assert json.loads(glmc("test", "run", "--json"))["test"]
+@pytest.fixture
+def glmc(tmp_path, monkeypatch, capsys):
+    """The command as if in a process of its own: words -> (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(report, "write", lambda run: None)
+
+    def run(*words):
+        with monkeypatch.context() as patch:
+            for name in ("_typed", "_folders", "_everything"):
+                patch.setattr(trust, name, type(getattr(trust, name))())
+            patch.setattr(sys, "path", list(sys.path))
+            patch.setattr(sys, "argv", ["glmc", *words])
+            patch.delitem(sys.modules, "mine", raising=False)
+            choice.class_of.cache_clear()
+            choice.settings.cache_clear()
+            with pytest.raises(SystemExit) as ended:
+                __main__.main()
+        return ended.value.code or 0, *capsys.readouterr()
+
+    return run
+
+
+def test_a_recipe_s_own_code_is_executed_only_on_request(tmp_path: Path, glmc, monkeypatch):
+    """Typed, or in a folder that --code names, it is the user's wish; in a run or a recipe file anybody's."""
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "mine.py").write_text(OWN)
+    typed = 'loss={name: "mine:Louder", volume: 3}'
+    assert "holds it with --code DIR" in glmc("show", "digits_lt/ce", typed)[2]
+    trained = ["train", "digits_lt/ce", typed, "train.max_steps=1", "--out", "run", "--quiet"]
+    assert glmc("--code", "own", *trained) == (0, "", "")
+    (own / "executed").unlink()
+    monkeypatch.setattr(sys, "path", [*sys.path, str(own)])  # even where it could be found
+    for words in (
+        *(["test", "run"], ["predict", "run", "."], ["export", "run", "--format", "safetensors"]),
+        *(["calibrate", "run"], ["finetune", "run", "--stage2", "crt"], ["train", "run/recipe.yaml"]),
+    ):
+        code, _, said = glmc(*words)
+        assert code == 2
+        assert "the loss 'mine:Louder' is code, which no recipe may start by itself: add --code DIR" in said
+    (tmp_path / "run" / "result.json").unlink()
+    assert "is code" in glmc("train", "--resume", "run")[2]
+    assert not (own / "executed").exists()
+    for allowed in (["--code=own"], ["--trust"]):
+        code, said, _ = glmc("show", "run/recipe.yaml", *allowed)
+        assert code == 0
+        assert "name: mine:Louder\n  volume: 3.0\n" in said

@@ -1,7 +1,10 @@
 """The command `glmc`, also `python -m glmc`: runs it, and turns what goes wrong into a sentence and an exit code."""
 
+import argparse
 import errno
+import os
 import sys
+from collections.abc import Sequence
 
 from glmc import errors
 
@@ -11,19 +14,50 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errn
 
 def main() -> None:
     """Run the command line; see `glmc.errors` for the exit codes."""
-    debug = "--debug" in sys.argv
-    sys.argv = [word for word in sys.argv if word != "--debug"]
-    sys.path.append("")  # the working directory may hold a user's own method; last, so that it cannot hide a library
+    leave_the_folder()
+    anywhere, words = words_for_anywhere(sys.argv[1:])
     from glmc.cli import app
 
     try:
-        app(prog_name="glmc")
+        allow_code(anywhere.code, anywhere.trust)
+        app(words, prog_name="glmc")
     except Exception as error:
-        if debug:
+        if anywhere.debug:
             raise
         sentence, code = explain(error)
         print(f"glmc: {sentence}", file=sys.stderr)
         sys.exit(code)
+
+
+def leave_the_folder() -> None:
+    """Take no code from the working directory: it may hold images, and whatever somebody has put beside them.
+
+    Python looks there first under `python -m`, and so do the processes that are started from here.
+    """
+    here = ("", os.getcwd(), os.path.dirname(os.path.abspath(sys.argv[0])))
+    if not sys.flags.safe_path and sys.path[:1] and sys.path[0] in here:
+        del sys.path[0]
+    os.environ["PYTHONSAFEPATH"] = "1"
+
+
+def words_for_anywhere(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options that may stand before and after a command's name, and the other words; `glmc.cli` explains them."""
+    parser = argparse.ArgumentParser(prog="glmc", add_help=False, allow_abbrev=False)
+    parser.add_argument("--debug", action="store_true")
+    parser.add_argument("--trust", action="store_true")
+    parser.add_argument("--code", action="append", default=[], metavar="DIR")
+    return parser.parse_known_args(words)
+
+
+def allow_code(folders: Sequence[str], everything: bool) -> None:
+    """Let a user's own classes be imported: those of some folders, or all that a recipe names."""
+    if folders or everything:
+        from glmc.recipe import trust
+
+        for folder in folders:
+            trust.allow_folder(folder)
+        if everything:
+            trust.allow_everything()
 
 
 def explain(error: Exception) -> tuple[str, int]:

@@ -16,6 +16,7 @@ from glmc.data import decode
 from glmc.deploy.export import FORMATS, compare, export, public
 from glmc.errors import UserError
 from glmc.inference import predict
+from glmc.recipe import trust
 from glmc.runs import checkpoint
 from glmc.runs import trained as trained_run
 from glmc.train import run
@@ -225,6 +226,7 @@ def test_what_predicts_otherwise_is_not_kept(photos, tmp_path, monkeypatch):
         "        return 2 * super().predict(images)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(trust, "_typed", {"louder:Louder"})
     point = trained_run.find_checkpoint(photos)
     text = point.state["recipe"].replace("name: supervised", "name: louder:Louder")
     checkpoint.save(

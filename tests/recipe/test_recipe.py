@@ -114,7 +114,7 @@ OVERRIDES = {
     "method.name=xyz": "there is no method 'xyz'; a class of your own is written \"package.module:Class\"; "
     "`glmc list methods` names all",
     "method.name=shop.method:Mixer": "the method 'shop.method:Mixer' is not there: Python finds no module shop.method; "
-    "start in the folder that holds it, or name that folder in PYTHONPATH",
+    "give the folder that holds it with --code DIR",
     "method.name='shop.methods:'": "the method 'shop.methods:' is not written \"package.module:Class\"",
     "method.name=supervised": "the method supervised has no strength; to leave all of the recipe's own settings "
     "behind, write method={name: supervised}",

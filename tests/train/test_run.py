@@ -18,6 +18,7 @@ import torch
 
 from glmc import __main__, recipe, report, runtime
 from glmc.random import Draws
+from glmc.recipe import trust
 from glmc.runs import checkpoint
 from glmc.runs import trained as trained_run
 from glmc.screen import Screen
@@ -131,7 +132,9 @@ def place(tmp_path_factory):
     (folder / "own_methods.py").write_text(OWN_METHODS)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.syspath_prepend(str(folder))
+        patch.setattr(sys, "path", list(sys.path))
+        patch.setattr(trust, "_folders", [])
+        trust.allow_folder(".")
         yield folder
 
 
@@ -153,12 +156,10 @@ def glmc(*words):
 
 def start(place, *words):
     """The command, in a process of its own that can be killed."""
-    paths = os.pathsep.join([str(place), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     return subprocess.Popen(
-        [sys.executable, "-m", "glmc", *map(str, words)],
+        [sys.executable, "-m", "glmc", "--code", ".", *map(str, words)],
         cwd=place,
-        env=environment,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

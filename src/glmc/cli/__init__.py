@@ -6,6 +6,7 @@ trained network to use.
 
 import importlib
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -34,6 +35,12 @@ def print_version(wanted: bool) -> None:
 @app.callback()
 def glmc(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; works anywhere.")] = False,
+    code: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of your own methods, losses, mixtures; works anywhere.")
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run the code that a recipe or run names; works anywhere.")
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=print_version, help="Print the version and stop.")
     ] = False,

@@ -21,6 +21,7 @@ from glmc.methods import METHODS
 from glmc.mixtures import MIXTURES
 from glmc.recipe.complaints import complaints, unknown
 from glmc.recipe.document import Document, KeyPath
+from glmc.recipe.trust import allow_name, allowed
 
 TABLES = {"method": METHODS, "loss": LOSSES, "mixture": MIXTURES}  # section -> its names
 BASES = {
@@ -54,9 +55,14 @@ def class_of(section: str, name: str) -> type:
     """The class behind a name.
 
     Raises:
-        UserError: it cannot be imported, or is not of that kind.
+        UserError: it may not or cannot be imported, or is not of that kind.
     """
     check_name(section, name)
+    if name not in TABLES[section] and not allowed(name):
+        raise UserError(
+            f"the {section} {name!r} is code, which no recipe may start by itself: add --code DIR, the folder that "
+            "holds it, or --trust if it is installed and you trust where the recipe comes from"
+        )
     module, _, kind = TABLES[section].get(name, name).partition(":")
     try:
         home = importlib.import_module(module)
@@ -64,8 +70,8 @@ def class_of(section: str, name: str) -> type:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise UserError(f"the {section} {name!r} cannot be imported: it needs {error.name}") from error
         raise UserError(
-            f"the {section} {name!r} is not there: Python finds no module {module}; start in the folder that holds it, "
-            "or name that folder in PYTHONPATH"
+            f"the {section} {name!r} is not there: Python finds no module {module}; give the folder that "
+            "holds it with --code DIR"
         ) from error
     except Exception as error:  # whatever a user's own file does when it is imported
         raise UserError(f"the {section} {name!r} cannot be imported: {type(error).__name__}: {error}") from error
@@ -146,6 +152,8 @@ def complete(
         meanings: see `complaints`.
     """
     name, dotted = given["name"], ".".join(map(str, path))
+    if name not in TABLES[section] and document.overridden((*path, "name")):
+        allow_name(name)  # the user's own words
     try:
         known = settings(section, name)
     except UserError as error:

@@ -19,7 +19,7 @@ from glmc.data.prepare import pixels
 from glmc.data.split import Paths
 from glmc.errors import Interrupted, NonFiniteLoss, UserError
 from glmc.metrics import per_class
-from glmc.recipe import HARMLESS, Recipe
+from glmc.recipe import HARMLESS, Recipe, trust
 from glmc.report import evidence
 from glmc.runs import checkpoint, folder, result
 from glmc.runs.files import write_atomic
@@ -204,7 +204,8 @@ def carry_out(begun: Sequence[Begun], again: Path, screen: Screen) -> None:
                     alive.remove(one)
     if arrived and not all(result.finished(each.run) or each.run in failed for each in begun):
         name = signal.Signals(arrived[0]).name
-        raise Interrupted(f"stopped by {name}, state saved; go on with: glmc train --resume {again}", arrived[0])
+        command = f"glmc train --resume {again}{trust.words()}"
+        raise Interrupted(f"stopped by {name}, state saved; go on with: {command}", arrived[0])
     for each in begun:
         if each.run not in failed:
             folder.show(each.run, each.screen)

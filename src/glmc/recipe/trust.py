@@ -1,0 +1,53 @@
+"""Whose code may run. A recipe may name a class as "package.module:Class", and importing it executes its file.
+
+Recipes, runs and folders of images are handed from one person to the next, so that a name in a file is no permission:
+one is the name typed in an assignment, the folder given with `--code`, or `--trust`. None of them is remembered by a
+run.
+"""
+
+import shlex
+import sys
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+from glmc.errors import UserError
+
+_typed: set[str] = set()
+_folders: list[str] = []
+_everything: list[bool] = []
+
+
+def allow_name(name: str) -> None:
+    """Let a class that the user has named be imported, e.g. "mine:Loss"."""
+    _typed.add(name)
+
+
+def allow_folder(folder: str) -> None:
+    """Let the modules of a folder be found and imported, after all that is installed: they cannot hide a library.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    place = Path(folder).expanduser()
+    if not place.is_dir():
+        raise UserError(f"--code {folder}: there is no such folder; give the one that holds your own methods or losses")
+    _folders.append(str(place.resolve()))
+    sys.path.append(_folders[-1])
+
+
+def allow_everything() -> None:
+    """Let whatever class a recipe names be imported."""
+    _everything.append(True)
+
+
+def allowed(name: str) -> bool:
+    """Whether "package.module:Class" may be imported."""
+    package = name.partition(":")[0].partition(".")[0]
+    return bool(_everything) or name in _typed or PathFinder.find_spec(package, _folders) is not None
+
+
+def words() -> str:
+    """What a later command needs to be given for the same code, with a space before it; empty if there is none."""
+    if _folders:
+        return "".join(f" --code {shlex.quote(folder)}" for folder in _folders)
+    return " --trust" if _typed or _everything else ""
