@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from glmc import recipe
+from glmc import recipe, trust
 from glmc.errors import UserError
-from glmc.recipe import choice, trust
+from glmc.recipe import choice
 
 # So small are the networks of the tests that threads would only wait for each other; nothing has imported torch yet.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

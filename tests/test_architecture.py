@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "glmc"
 FLOORS = (
     "__main__", "cli", "published", "deploy", "inference", "train", "stats", "report", "trackers", "runs", "batches",
     "data", "recipe", "methods", "losses", "mixtures", "models", "step", "random", "posthoc", "runtime", "screen",
-    "metrics", "errors", "__init__",
+    "metrics", "trust", "errors", "__init__",
 )  # fmt: skip
 # What can be taken into anybody's loop: it needs tensors, and no more of the package than these.
 ALONE = {
@@ -21,7 +21,17 @@ ALONE = {
     "random": set(),
     "posthoc": set(),
 }
-WITHOUT_TORCH = ("recipe", "report", "trackers", "errors", "metrics", "screen", "runs/files.py", "runs/result.py")
+WITHOUT_TORCH = (
+    "recipe",
+    "report",
+    "trackers",
+    "errors",
+    "metrics",
+    "screen",
+    "trust",
+    "runs/files.py",
+    "runs/result.py",
+)
 
 
 def entered(file: Path) -> list[str]:

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from glmc import __main__
+from glmc import __main__, trust
 from glmc.cli import app
-from glmc.recipe import trust
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from glmc import __main__, report
-from glmc.recipe import choice, trust
+from glmc import __main__, report, trust
+from glmc.recipe import choice
 
 OWN = """\
 from pathlib import Path
@@ -46,7 +46,7 @@ def glmc(tmp_path, monkeypatch, capsys):
 
     def run(*words):
         with monkeypatch.context() as patch:
-            for name in ("_typed", "_folders", "_everything"):
+            for name in ("_typed", "_folders", "_everything", "_files"):
                 patch.setattr(trust, name, type(getattr(trust, name))())
             patch.setattr(sys, "path", list(sys.path))
             patch.setattr(sys, "argv", ["glmc", *words])

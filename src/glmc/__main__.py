@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from glmc import errors
+from glmc import errors, trust
 
 # full, over a quota or a limit, or not writable
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -51,13 +51,10 @@ def words_for_anywhere(words: Sequence[str]) -> tuple[argparse.Namespace, list[s
 
 def allow_code(folders: Sequence[str], everything: bool) -> None:
     """Let a user's own classes be imported: those of some folders, or all that a recipe names."""
-    if folders or everything:
-        from glmc.recipe import trust
-
-        for folder in folders:
-            trust.allow_folder(folder)
-        if everything:
-            trust.allow_everything()
+    for folder in folders:
+        trust.allow_folder(folder)
+    if everything:
+        trust.allow_everything()
 
 
 def explain(error: Exception) -> tuple[str, int]:
@@ -74,6 +71,9 @@ def explain(error: Exception) -> tuple[str, int]:
             f"and go on with glmc train --resume if a run had begun",
             errors.BAD_INPUT,
         )
+    line = trust.own_line(error)
+    if line is not None:
+        return f"{line}: {type(error).__name__}: {error}; --debug shows the way there", errors.BAD_INPUT
     return f"{type(error).__name__}: {error} (a defect of glmc; --debug shows where)", errors.DEFECT
 
 

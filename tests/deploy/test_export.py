@@ -11,12 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from glmc import recipe
+from glmc import recipe, trust
 from glmc.data import decode
 from glmc.deploy.export import FORMATS, compare, export, public
 from glmc.errors import UserError
 from glmc.inference import predict
-from glmc.recipe import trust
 from glmc.runs import checkpoint
 from glmc.runs import trained as trained_run
 from glmc.train import run

@@ -17,7 +17,7 @@ from glmc.methods.supervised import Supervised
 from glmc.models import Backbone
 from glmc.models.cifar_resnet import CifarResNet
 from glmc.runs.trained import evaluate, logits_of
-from glmc.train.engine import Inputs, Meter, State, drawn, fit, refuse_non_finite, training_step
+from glmc.train.engine import Inputs, Meter, State, draw, fit, move, refuse_non_finite, training_step
 
 CPU = torch.device("cpu")
 COUNTS = torch.tensor([30, 12, 4])
@@ -42,7 +42,7 @@ def parts(kind, seed=0, device=CPU):
 
 def drawn_step(method, loader):
     """The inputs of the first step of an epoch."""
-    draws = {name: table[0] for name, table in drawn(method, loader, 0, 2).items()}
+    draws = {name: table[0] for name, table in move(draw(method, loader, 0, 2), loader.device).items()}
     return Inputs(next(loader.parts(loader.epoch(0))), draws, torch.tensor(0.5))
 
 

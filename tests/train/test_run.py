@@ -16,9 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from glmc import __main__, recipe, report, runtime
+from glmc import __main__, recipe, report, runtime, trust
 from glmc.random import Draws
-from glmc.recipe import trust
 from glmc.runs import checkpoint
 from glmc.runs import trained as trained_run
 from glmc.screen import Screen
@@ -41,7 +40,9 @@ import copy
 
 import torch
 from torch.nn import functional as F
+from glmc.losses.base import Loss
 from glmc.methods.supervised import Supervised
+from glmc.mixtures.base import Mixture
 
 
 class Hooked(Supervised):
@@ -96,6 +97,41 @@ class Vector(Supervised):
     def forward(self, step):
         batch = step.streams["instance"]
         return {"loss": F.cross_entropy(self.predict(batch.views[0]), batch.labels, reduction="none")}
+
+
+class Bare(Supervised):
+    """Forgets the name of its term."""
+
+    def forward(self, step):
+        return super().forward(step)["loss"]
+
+
+class Short(Supervised):
+    """Draws for a single step."""
+
+    def tables(self, rng, *, epoch, epochs, steps, batch):
+        return {"luck": rng.uniform(1)}
+
+
+class Silent(Supervised):
+    """Predicts for all images at once."""
+
+    def predict(self, images):
+        return super().predict(images).mean(0)
+
+
+class Each(Loss):
+    """A number for each image."""
+
+    def forward(self, logits, targets, progress):
+        return F.cross_entropy(logits, targets, reduction="none")
+
+
+class Half(Mixture):
+    """Loses half of the labels."""
+
+    def forward(self, first, second, draws, view=0):
+        return first.views[view], first.labels[::2]
 
 
 class Broken(Supervised):
@@ -358,20 +394,28 @@ def test_seeds_side_by_side_are_stopped_and_resumed_together(plain, place, no_re
     assert "runs_per_hour" not in json.loads(Path("halved/summary.json").read_text())
 
 
-@pytest.mark.parametrize(
-    ("method", "sentence"),
-    [
-        (
-            "Vector",
-            r"the term 'loss' of own_methods:Vector .* has shape \[\d+\], and a loss is a scalar",
-        ),
-        ("Broken", r"own_methods\.py:\d+: AttributeError: 'Broken' object has no attribute 'nothing'; --debug shows"),
-    ],
-)
-def test_a_mistake_in_a_method_of_ones_own_is_told_with_its_line(place, capsys, method, sentence):
-    assert glmc("train", "tiny.yaml", f"method={{name: own_methods:{method}}}", "--out", method) == 2
-    assert re.search(sentence, capsys.readouterr().err)
-    assert not Path(method).exists()
+MISTAKES = {
+    "method: Bare": "Bare.forward returns float32 []; it must be a dict of named terms",
+    "method: Vector": "Vector.forward returns the term 'loss' as float32 [4]; it must be a dict of named terms",
+    "method: Short": "Short.tables returns 'luck' as float64 [1]; it must be a dict of numpy arrays with a row for",
+    "method: Silent": "Silent.predict returns float32 [10]; for 1 images it must be logits, float [1, 10]",
+    "method: Broken": "AttributeError: 'Broken' object has no attribute 'nothing'; --debug shows",
+    "loss: Each": "Each.forward returns float32 [4]; a loss is a float [], such as a mean over the batch",
+    "mixture: Half": "Half.forward returns float32 [4, 1, 8, 8] and int64 [2]; a mixture returns images",
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_a_class_of_ones_own_is_told_with_its_line(place, capsys, mistake):
+    section, _, name = mistake.partition(": ")
+    names = {"method": "supervised", "mixture": "none", section: f"own_methods:{name}"}
+    words = [f"{section}={{name: {name}}}" for section, name in names.items()]
+    assert glmc("train", "tiny.yaml", *words, "--out", name) == 2
+    said = capsys.readouterr().err
+    assert MISTAKES[mistake] in said
+    number = int(re.match(rf"glmc: {place}/own_methods\.py:(\d+): ", said)[1])
+    assert (place / "own_methods.py").read_text().splitlines()[number - 1].startswith("    ")
+    assert not Path(name).exists()
 
 
 def test_a_loss_that_is_nan_ends_its_own_run_and_not_those_beside_it(place, no_report, capsys):

@@ -21,7 +21,7 @@ from glmc.methods import METHODS
 from glmc.mixtures import MIXTURES
 from glmc.recipe.complaints import complaints, unknown
 from glmc.recipe.document import Document, KeyPath
-from glmc.recipe.trust import allow_name, allowed
+from glmc.trust import allow_name, allowed, imported
 
 TABLES = {"method": METHODS, "loss": LOSSES, "mixture": MIXTURES}  # section -> its names
 BASES = {
@@ -76,6 +76,8 @@ def class_of(section: str, name: str) -> type:
     except Exception as error:  # whatever a user's own file does when it is imported
         raise UserError(f"the {section} {name!r} cannot be imported: {type(error).__name__}: {error}") from error
     found = getattr(home, kind, None)
+    if name not in TABLES[section]:
+        imported(home.__file__)
     if not (isinstance(found, type) and issubclass(found, base_of(section))):
         raise UserError(f"the {section} {name!r} is not there: {module} has no subclass of {BASES[section]} so called")
     return found

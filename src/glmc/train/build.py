@@ -1,9 +1,7 @@
 """A recipe becomes objects: data on the device, method, loader, optimizer."""
 
 import copy
-import inspect
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glmc import models, runtime
+from glmc import models, runtime, trust
 from glmc.batches.resident import Loader, ResidentLoader
 from glmc.batches.streaming import StreamingLoader
 from glmc.data.inventory import Inventory
 from glmc.data.prepare import Prepared, pixels, prepare
 from glmc.data.split import Paths
 from glmc.errors import UserError
-from glmc.losses.base import Loss
 from glmc.methods.base import Method
 from glmc.metrics import scores
-from glmc.mixtures.base import Mixture
 from glmc.recipe import Recipe, Settled, parse_settled
 from glmc.runs.tally import Tally
 from glmc.runs.trained import (
@@ -36,8 +32,9 @@ from glmc.runs.trained import (
 )
 from glmc.screen import Screen
 from glmc.step import Batch, Step
-from glmc.train.engine import Inputs, Terms, drawn, state_of, training_step
+from glmc.train.engine import Inputs, Terms, draw, move, state_of, training_step
 from glmc.train.execution import Fallback, Graphed, Makers, Mode
+from glmc.train.returned import checked, refuse_logits, refuse_tables, refuse_terms
 from glmc.train.schedule import factor
 
 
@@ -329,20 +326,6 @@ def build_optimizer(method: Method, recipe: Settled) -> torch.optim.Optimizer:
     )
 
 
-def line_of_ones_own(error: BaseException, method: Method) -> str | None:
-    """ "file:line" in the innermost frame of an error that lies in a user's own method, loss or mixture; or none."""
-    kinds = {type(module) for module in method.modules() if isinstance(module, Method | Loss | Mixture)}
-    files = {inspect.getsourcefile(kind) for kind in kinds}
-    ours = str(Path(models.__file__).parent.parent)
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [
-        f
-        for f in frames
-        if f.filename in files and not f.filename.startswith(ours) and "site-packages" not in f.filename
-    ]
-    return f"{own[-1].filename}:{own[-1].lineno}" if own else None
-
-
 def try_one_step(parts: Parts) -> int:
     """Refuse a model that cannot take the images or the batches, or a batch too large for the memory, before training.
 
@@ -353,28 +336,28 @@ def try_one_step(parts: Parts) -> int:
         UserError: any of these; names the value to change.
     """
     recipe, loader, device, method = parts.recipe, parts.loader, parts.device, parts.method
-    tables = drawn(method, loader, recipe.train.epochs // 2, recipe.train.epochs)
-    draws = {name: table[0] for name, table in tables.items()}
+    tables = draw(method, loader, recipe.train.epochs // 2, recipe.train.epochs)
+    refuse_tables(method, tables, loader.steps)
+    draws = {name: table[0] for name, table in move(tables, device).items()}
     first = next(loader.parts(loader.epoch(0)))
 
     def loss_of(trial: torch.nn.Module, images: int) -> Tensor:
         streams = {name: loader.batch(part.part(slice(0, images))) for name, part in first.items()}
         with runtime.autocast(device, recipe.train.precision):
             terms = trial(Step(streams, draws, torch.tensor(0.5, device=device)))
-        for name, term in terms.items():
-            if term.ndim:
-                raise UserError(
-                    f"the term {name!r} of {recipe.system} has shape {list(term.shape)}, and a loss is a scalar: take "
-                    f"its mean"
-                )
+        refuse_terms(method, terms)
         return torch.stack(list(terms.values())).sum()
 
     size = f"{parts.data.size} x {parts.data.size} pixels"
-    images, labels = parts.sets["test"]
+    images, _ = parts.sets["test"]
     try:
-        needed = runtime.check_memory(method, loss_of, recipe.data.batch_size, device)
-        logits = logits_of(method, build_views(recipe, ("test",), device)[0], precision=recipe.train.precision)
-        evaluate(method, logits, images[:1], labels[:1], batch_size=1)
+        with checked(method):
+            needed = runtime.check_memory(method, loss_of, recipe.data.batch_size, device)
+        (view,) = build_views(recipe, ("test",), device)
+        method.eval()
+        with torch.inference_mode(), runtime.autocast(device, recipe.train.precision):
+            refuse_logits(method, method.predict(view(images[:1].to(device), {})), 1)
+        method.train()
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"{device} has no memory for two images of {size}; take a smaller model or data.size"
@@ -382,7 +365,7 @@ def try_one_step(parts: Parts) -> int:
     except UserError:
         raise
     except Exception as error:
-        line = line_of_ones_own(error, method)
+        line = trust.own_line(error)
         if line is not None:
             raise UserError(f"{line}: {type(error).__name__}: {error}; --debug shows the way there") from error
         if not isinstance(error, RuntimeError | AssertionError | ValueError):

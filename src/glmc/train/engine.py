@@ -187,11 +187,6 @@ def move(tables: Mapping[str, NDArray[Any]], device: torch.device) -> dict[str, 
     return {name: table.float() if table.dtype == torch.float64 else table for name, table in tensors.items()}
 
 
-def drawn(method: Method, loader: Loader, epoch: int, epochs: int) -> dict[str, Tensor]:
-    """A method's tables of an epoch (0-based) on the device."""
-    return move(draw(method, loader, epoch, epochs), loader.device)
-
-
 class Tables(NamedTuple):
     """All that is random about an epoch, on the host."""
 

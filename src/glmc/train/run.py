@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from glmc import runtime, trackers
+from glmc import runtime, trackers, trust
 from glmc.batches.resident import Loader
 from glmc.data.decode import decode_image
 from glmc.data.inventory import names, to_csv
@@ -19,7 +19,7 @@ from glmc.data.prepare import pixels
 from glmc.data.split import Paths
 from glmc.errors import Interrupted, NonFiniteLoss, UserError
 from glmc.metrics import per_class
-from glmc.recipe import HARMLESS, Recipe, trust
+from glmc.recipe import HARMLESS, Recipe
 from glmc.report import evidence
 from glmc.runs import checkpoint, folder, result
 from glmc.runs.files import write_atomic

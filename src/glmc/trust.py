@@ -7,6 +7,7 @@ run.
 
 import shlex
 import sys
+import traceback
 from importlib.machinery import PathFinder
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from glmc.errors import UserError
 _typed: set[str] = set()
 _folders: list[str] = []
 _everything: list[bool] = []
+_files: set[str] = set()  # that have been imported
 
 
 def allow_name(name: str) -> None:
@@ -51,3 +53,15 @@ def words() -> str:
     if _folders:
         return "".join(f" --code {shlex.quote(folder)}" for folder in _folders)
     return " --trust" if _typed or _everything else ""
+
+
+def imported(file: str | None) -> None:
+    """Note a file of a user's own that has been imported."""
+    _files.update({file} if file else ())
+
+
+def own_line(error: BaseException) -> str | None:
+    """ "file:line" in the innermost frame of an error that lies in a user's own code; or none."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if f.filename in _files or {*map(str, Path(f.filename).parents)} & {*_folders}]
+    return f"{own[-1].filename}:{own[-1].lineno}" if own else None
