@@ -3,11 +3,13 @@
 import argparse
 import errno
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
 from glmc import errors, trust
 
+INTERRUPTED = 128 + signal.SIGINT
 # full, over a quota or a limit, or not writable
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -16,17 +18,21 @@ def main() -> None:
     """Run the command line; see `glmc.errors` for the exit codes."""
     leave_the_folder()
     anywhere, words = words_for_anywhere(sys.argv[1:])
-    from glmc.cli import app
-
     try:
+        from glmc.cli import app
+
         allow_code(anywhere.code, anywhere.trust)
         app(words, prog_name="glmc")
+    except KeyboardInterrupt:  # while the command was being imported; once it runs, typer ends it alike
+        sys.exit(INTERRUPTED)
     except Exception as error:
         if anywhere.debug:
             raise
         sentence, code = explain(error)
         print(f"glmc: {sentence}", file=sys.stderr)
         sys.exit(code)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # another Ctrl-C while Python cleans up ends it without a word
 
 
 def leave_the_folder() -> None:

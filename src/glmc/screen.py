@@ -1,8 +1,8 @@
 """What a person sees while a command runs: sentences, a progress bar, a table at the end."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from glmc.metrics import MAIN, METRICS
+
+BAR = 16  # columns
 
 
 class Screen:
@@ -40,7 +42,7 @@ class Screen:
         """A progress bar with the time left, shown on a terminal only."""
         with Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=BAR),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             console=self.console,
@@ -69,9 +71,30 @@ class Bar:
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress, self._task = progress, task
 
-    def to(self, done: int, total: int | None = None, what: str | None = None) -> None:
-        """Move the bar, and change its total or its text if given."""
+    def to(self, done: int, total: int | None = None, what: Sequence[str] | None = None) -> None:
+        """Move the bar, and change its total or its words if given: as many as the terminal is wide enough for.
+
+        Args:
+            done: steps.
+            total: of so many.
+            what: words, the most important first.
+        """
+        if what is not None:
+            task = self._progress.tasks[self._task]
+            beside = BAR + len(f" {task.total}/{task.total} 000:00:00 ")
+            what = fitting(what, self._progress.console.width - beside)
         self._progress.update(self._task, completed=done, total=total, description=what)
+
+
+def fitting(words: Sequence[str], width: int) -> str:
+    """The first of some words, with two spaces between them, that fit into `width` columns; one at least."""
+    lines = ["  ".join(words[: number + 1]) for number in range(len(words))]
+    return max((line for line in lines if len(line) <= width), key=len, default=words[0])
+
+
+def clock(seconds: float) -> str:
+    """4521.3 -> "1:15:21"."""
+    return str(timedelta(seconds=round(seconds)))
 
 
 def _percent(scores: Mapping[str, Any], key: str) -> str:

@@ -309,7 +309,9 @@ def differences(first: Recipe, second: Recipe) -> Iterator[tuple[str, Any, Any]]
 
 def same_images(first: Recipe, second: Recipe) -> bool:
     """Whether two recipes take the same files of a data set for training, validation and test."""
-    beside = {f"data.{key}" for key in ("size", "channels", "mean", "std", "area", "resize", "exif", "bits", "batch_size")}
+    beside = {
+        f"data.{key}" for key in ("size", "channels", "mean", "std", "area", "resize", "exif", "bits", "batch_size")
+    }
     return not any(key.startswith("data.") and key not in beside for key, *_ in differences(first, second))
 
 

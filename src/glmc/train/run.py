@@ -25,7 +25,7 @@ from glmc.runs import checkpoint, folder, result
 from glmc.runs.files import write_atomic
 from glmc.runs.result import Result, StageOne
 from glmc.runs.tally import Tally
-from glmc.screen import Screen
+from glmc.screen import Screen, clock
 from glmc.train.build import Parts, build, try_one_step
 from glmc.train.engine import State, fit, refuse_non_finite
 from glmc.train.pace import Pace, estimate, within
@@ -185,8 +185,8 @@ def carry_out(begun: Sequence[Begun], again: Path, screen: Screen) -> None:
         for each in begun:
             stack.callback(each.tracks.finish)
 
-        def tell(line: str) -> None:
-            bar.to(sum(each.state.steps for each in begun), what=line)
+        def tell(words: Sequence[str]) -> None:
+            bar.to(sum(each.state.steps for each in begun), what=words)
 
         alive = []
         for each in begun:
@@ -215,13 +215,15 @@ def carry_out(begun: Sequence[Begun], again: Path, screen: Screen) -> None:
         raise NonFiniteLoss("; ".join(f"{run.name}: {error}" for run, error in failed.items()))
 
 
-def training(begun: Begun, saver: Saver, tell: Callable[[str], None], arrived: Sequence[int]) -> Iterator[int]:
+def training(
+    begun: Begun, saver: Saver, tell: Callable[[Sequence[str]], None], arrived: Sequence[int]
+) -> Iterator[int]:
     """Train a run to its end, leaving a record for each epoch and a checkpoint whenever one is due; then conclude.
 
     Args:
         begun: the run.
         saver: of the run.
-        tell: takes the line beside the progress bar.
+        tell: takes what stands beside the progress bar, the most important first.
         arrived: signals; after one, the state is saved, and this ends.
 
     Yields:
@@ -233,6 +235,7 @@ def training(begun: Begun, saver: Saver, tell: Callable[[str], None], arrived: S
     folder.write_metrics(run, records)  # a kill may have come between a record and its checkpoint
     began = lap = glanced = time.monotonic()
     pace = Pace(parts.device, lambda: state.seconds["train"] + time.monotonic() - lap)
+    before, evaluating = state.steps, 0.0
     steps = fit(
         parts.method,
         loader,
@@ -255,7 +258,7 @@ def training(begun: Begun, saver: Saver, tell: Callable[[str], None], arrived: S
         if not epoch_over and now - glanced > GLANCE_SECONDS:
             glanced, means = now, meter.glance()
             refuse_non_finite(means, state.epoch)
-            tell(headline(recipe, state, means, records) + waiting(loader, time.monotonic() - began))
+            tell([*headline(recipe, state, means, records), *waiting(loader, now - began - evaluating)])
         due = bool(arrived) or state.steps == total or saver.due(epoch_over=epoch_over)
         if epoch_over or due:
             state.sums = meter.read()  # waits for the device
@@ -263,13 +266,15 @@ def training(begun: Begun, saver: Saver, tell: Callable[[str], None], arrived: S
             state.seconds["train"] += time.monotonic() - lap
             if epoch_over:
                 records.append(conclude_epoch(parts, state, meter.steps, last=state.steps == total))
-                began += records[-1]["seconds"]["eval"]
+                evaluating += records[-1]["seconds"]["eval"]
                 folder.append_metrics(run, records[-1])
                 tracks.log(records[-1])
-                line = headline(recipe, state, records[-1]["terms"], records) + waiting(
-                    loader, time.monotonic() - began
-                )
-                tell(line)
+                passed = time.monotonic() - began
+                words = headline(recipe, state, records[-1]["terms"], records)
+                words += waiting(loader, passed - evaluating)
+                tell(words)
+                left = passed / (state.steps - before) * (total - state.steps)
+                line = "  ".join([*words, f"{clock(passed)} passed, {clock(left)} left"])
                 (screen.note if screen.console.is_terminal else screen.say)(line)
                 saver.select(state, records)
                 state.sums = {}
@@ -300,12 +305,12 @@ def stalled(recipe: Recipe, records: Sequence[Mapping[str, Any]]) -> bool:
     return patience is not None and len(scored) > patience and max(scored[-patience:]) <= max(scored[:-patience])
 
 
-def waiting(loader: Loader, seconds: float) -> str:
+def waiting(loader: Loader, seconds: float) -> list[str]:
     """How a loader that is waited for shares the time with the steps; `seconds` since training began."""
     if not loader.waited:
-        return ""
+        return []
     share = 100 * loader.waited / max(seconds, loader.waited)
-    return f"  data {share:.0f} % / step {100 - share:.0f} %"
+    return [f"data {share:.0f} % / step {100 - share:.0f} %"]
 
 
 def conclude_epoch(parts: Parts, state: State, steps: int, *, last: bool) -> dict[str, Any]:
@@ -387,12 +392,21 @@ def leave_evidence(parts: Parts, run: Path, tally: Tally) -> None:
 
 @contextlib.contextmanager
 def signals() -> Iterator[list[int]]:
-    """A list that SIGINT and SIGTERM are written into instead of ending the program; a second one ends it at once."""
+    """A list that SIGINT and SIGTERM are written into instead of ending the program.
+
+    A second one ends it at once, and a third one even the tidying up that follows.
+    """
     arrived: list[int] = []
 
     def remember(number: int, _frame: object) -> None:
         arrived.append(number)
-        signal.signal(number, before[signal.Signals(number)])
+        signal.signal(number, end)
+
+    def end(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        signal.raise_signal(number)
 
     before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -417,13 +431,13 @@ def announce(parts: Parts, run: Path, screen: Screen) -> None:
     )
 
 
-def headline(recipe: Recipe, state: State, terms: Mapping[str, float], records: Sequence[Mapping[str, Any]]) -> str:
-    """One line: epoch, mean loss terms, last accuracy."""
+def headline(
+    recipe: Recipe, state: State, terms: Mapping[str, float], records: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """Where a run stands, the most important first: epoch, mean loss, last accuracy, mean terms of the loss."""
+    epoch = f"epoch {min(state.epoch + bool(state.step), recipe.train.epochs)}/{recipe.train.epochs}"
+    each = [f"{name} {value:.3f}" for name, value in terms.items()]
+    whole = "sum" if "loss" in terms else "loss"
+    loss = [f"{whole} {sum(terms.values()):.3f}"] if len(each) > 1 else each
     tested = [f"top-1 {record['test']['top1']:.2f} (epoch {record['epoch']})" for record in records if "test" in record]
-    return "  ".join(
-        [
-            f"epoch {min(state.epoch + bool(state.step), recipe.train.epochs)}/{recipe.train.epochs}",
-            *[f"{name} {value:.3f}" for name, value in terms.items()],
-            *tested[-1:],
-        ]
-    )
+    return [epoch, *loss, *tested[-1:], *(each if len(each) > 1 else ())]
