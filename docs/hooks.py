@@ -1,7 +1,6 @@
 """The reference pages, made from the source whenever the site is built: methods, losses, mixtures, recipes, keys."""
 
 import inspect
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,24 +37,14 @@ def factors(section: str, about: str) -> Iterator[str]:
         kind = choice.class_of(section, name)
         summary, _, _ = inspect.getdoc(kind).partition("\n\nArgs:")  # type: ignore[union-attr]
         yield f"\n## {name}\n\n{inspect.getdoc(inspect.getmodule(kind))}\n\n{summary}\n"
-        meaning: dict[str, str] = {}
-        for above in reversed(kind.__mro__):
-            meaning |= meanings((inspect.getdoc(above) or "").partition("\n\nArgs:")[2])
+        meaning = choice.meanings(section, name)
         settings = choice.settings(section, name)
         if settings:
             yield "| setting | type | default | meaning |\n|---|---|---|---|"
             for key, (annotation, default) in settings.items():
                 kind_of = "loss or null" if choice.nested(annotation) else recipe.kind(annotation)
-                yield f"| `{section}.{key}` | {kind_of} | `{shown(default)}` | {meaning.get(key, '')} |"
+                yield f"| `{section}.{key}` | {kind_of} | `{shown(default)}` | {cell(meaning.get(key, ''))} |"
         yield "\nRecipes: " + (", ".join(f"[{one}](recipes.md#{anchor(one)})" for one in used.get(name, ())) or "none")
-
-
-def meanings(arguments: str) -> dict[str, str]:
-    """Name -> meaning, from the part of a docstring that explains arguments; several may share one."""
-    found: dict[str, str] = {}
-    for names, text in re.findall(r"^(\w+(?:, \w+)*): (.*(?:\n +.*)*)", inspect.cleandoc(arguments), re.M):
-        found |= dict.fromkeys(names.split(", "), " ".join(text.split()).replace("|", "\\|"))
-    return found
 
 
 def recipes() -> Iterator[str]:
@@ -86,8 +75,13 @@ def keys() -> Iterator[str]:
         for key, one in section.model_fields.items():
             default = "needed" if one.is_required() else f"`{one.default}`"
             annotation = one.annotation
-            meaning = str(one.description or "").replace("|", "\\|")
-            yield f"| `{name}.{key}` | {recipe.kind(annotation)} | {default} | {meaning} |"
+            allowed = ", ".join(filter(None, [recipe.kind(annotation), recipe.bounds(one)]))
+            yield f"| `{name}.{key}` | {allowed} | {default} | {cell(str(one.description or ''))} |"
+
+
+def cell(text: str) -> str:
+    """Text that may stand in a table."""
+    return text.replace("|", "\\|")
 
 
 def anchor(name: str) -> str:

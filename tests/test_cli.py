@@ -98,6 +98,7 @@ def test_lists_are_text_or_json(command):
     for what, example in [
         ("recipes", "cifar10_lt/glmc_published"),
         ("methods", "glmc"),
+        ("stages", "crt"),
         ("datasets", "digits"),
         ("backbones", "resnet32_w64"),
     ]:
@@ -107,6 +108,27 @@ def test_lists_are_text_or_json(command):
         code, text, _ = command("list", what, "--json")
         assert code == 0
         assert example in [row["name"] for row in json.loads(text)]
+
+
+def test_keys_are_explained_and_completed(command, monkeypatch):
+    """A line with value, type, range and default, and one with the meaning; the Tab key knows them, too."""
+    code, text, _ = command("show", "tiny.yaml", "--keys", "method.name=glmc")
+    assert code == 0
+    assert "train.epochs=2  (whole number, at least 1; needed)\n    passes over the training images\n" in text
+    assert 'eval.few="<20"  (<20 or <=20; default "<20")\n    training images of a few-shot class\n' in text
+    assert "method.contrast_weight=4.0  (number; default 4.0)\n    gamma, the factor of" in text
+    for words, offered in [
+        ("glmc train digits_lt/", ["digits_lt/ce", "digits_lt/glmc"]),
+        ("glmc train t", ["tiny.yaml", "train.epochs=", "train.schedule="]),
+        ("glmc train tiny.yaml loss.name=c", ["loss.name=cross_entropy", "loss.name=class_weighted"]),
+        ("glmc test run eval.select = v", ["val"]),  # as bash has it
+    ]:
+        monkeypatch.setenv("_GLMC_COMPLETE", "complete_bash")
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+        found = command()[1].split()
+        assert [word for word in offered if word not in found] == [], found
+        assert all(word.startswith(words.split()[-1]) for word in found)
 
 
 def test_the_methods_are_listed_with_their_settings(command):

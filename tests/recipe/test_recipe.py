@@ -201,7 +201,7 @@ def test_other_keys_make_another_recipe():
 def test_every_key_is_described():
     keys = {key.name: key for key in recipe.describe()}
     assert all(key.meaning and key.kind for key in keys.values())
-    assert keys["data.batch_size"][:3] == ("data.batch_size", "whole number", 64)
+    assert keys["data.batch_size"][:3] == ("data.batch_size", "whole number, at least 1", 64)
     assert keys["optim.lr"].default is inspect.Parameter.empty
     written = yaml.safe_load(recipe.load("cats.yaml", ["expect={top1: 1, sd: 0, seeds: 1, record: x}"]).to_yaml())
     flat = {f"{k}.{i}" for k, v in written.items() if isinstance(v, dict) and k != "views" for i in v}

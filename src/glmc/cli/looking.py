@@ -7,23 +7,34 @@ from typing import Annotated, Any
 
 import typer
 
-from glmc.cli import app
+from glmc.cli import app, complete
 from glmc.cli.words import AsJson, Overrides, Quiet
 from glmc.errors import UserError
 
 
 @app.command()
 def show(
-    recipe_name: Annotated[str, typer.Argument(metavar="RECIPE", show_default=False)],
+    recipe_name: Annotated[str, typer.Argument(metavar="RECIPE", show_default=False, autocompletion=complete.recipes)],
     overrides: Overrides = None,
+    keys: Annotated[
+        bool, typer.Option("--keys", help="Instead: what each key means, what it may be, its default.")
+    ] = False,
 ) -> None:
     """Print a recipe complete with every default, and what its data are: all but running it."""
+    import inspect
+
     from glmc import recipe
     from glmc.data import prepare
+    from glmc.recipe.document import shown
 
     wanted = recipe.load(recipe_name, tuple(overrides or ()))
     if recipe.changed(overrides or ()):
         wanted = wanted.override("expect=null", "published=null")
+    if keys:
+        for key, value in recipe.explained(wanted):
+            default = "needed" if key.default is inspect.Parameter.empty else f"default {shown(key.default)}"
+            print(f"{key.name}={shown(value)}  ({key.kind}; {default})\n    {key.meaning}")
+        return
     print(wanted.to_yaml(), end="")
     try:
         source = prepare.find(wanted.data.model_copy(update={"download": False}))
@@ -106,7 +117,7 @@ def list_(
     what: Annotated[
         str,
         typer.Argument(
-            metavar="WHAT", help="recipes, methods, losses, mixtures, datasets, backbones.", show_default=False
+            metavar="WHAT", help="recipes, methods, losses, mixtures, stages, datasets, backbones.", show_default=False
         ),
     ],
     as_json: AsJson = False,
@@ -117,6 +128,7 @@ def list_(
         "methods": lambda: factors("method"),
         "losses": lambda: factors("loss"),
         "mixtures": lambda: factors("mixture"),
+        "stages": stages,
         "datasets": datasets,
         "backbones": backbones,
     }
@@ -172,6 +184,13 @@ def factors(section: str) -> list[dict[str, Any]]:
         }
         for name in choice.TABLES[section]
     ]
+
+
+def stages() -> list[dict[str, Any]]:
+    """Name, settings and source of every second stage."""
+    from glmc.train import stages as room
+
+    return room.listed()
 
 
 def datasets() -> list[dict[str, Any]]:

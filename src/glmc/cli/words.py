@@ -6,11 +6,17 @@ from typing import Annotated
 
 import typer
 
-from glmc.cli import app
+from glmc.cli import app, complete
 from glmc.errors import UserError
 
-Words = Annotated[list[str] | None, typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", show_default=False)]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)]
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", show_default=False, autocompletion=complete.words),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", show_default=False, autocompletion=complete.assignments),
+]
 RunReference = Annotated[
     str, typer.Argument(metavar="RUN", show_default=False, help="Run folder or checkpoint, or hf:user/name.")
 ]

@@ -17,10 +17,11 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar, Union, get_args, get_origin
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from glmc.errors import UserError
 from glmc.methods import USUAL
-from glmc.recipe.choice import TABLES, check_name, chosen, complete
+from glmc.recipe.choice import TABLES, check_name, chosen, complete, meanings, nested, settings
 from glmc.recipe.complaints import complaints
 from glmc.recipe.document import Document, head, read, read_text, write
 from glmc.recipe.sections import (
@@ -227,8 +228,8 @@ def _build(document: Document, overrides: Iterable[str], about: str, kind: type[
     whole = {}
     for section in TABLES:
         given = getattr(recipe, section).model_dump()
-        settings = complete(document, section, given, (section,), _meanings())
-        whole[section] = Choice(name=settings.pop("name"), params=settings)
+        params = complete(document, section, given, (section,), _meanings())
+        whole[section] = Choice(name=params.pop("name"), params=params)
     document.refuse_mistakes()
     recipe = recipe.model_copy(update=whole)
     recipe._about, recipe._written = about, written
@@ -330,9 +331,10 @@ class Key(NamedTuple):
     """One key of a recipe, for people."""
 
     name: str  # dotted, e.g. "train.seed"
-    kind: str  # e.g. "whole number or null"
+    kind: str  # e.g. "whole number or null, at least 1"
     default: Any  # inspect.Parameter.empty where the key must be given
     meaning: str  # with unit and range
+    choices: tuple[Any, ...] = ()  # all that it may be, where that can be listed
 
 
 def describe() -> list[Key]:
@@ -343,8 +345,44 @@ def describe() -> list[Key]:
         inner = {f"{name}.{k}": f for k, f in section.model_fields.items()} if section else {name: field}
         for dotted, f in inner.items():
             default = Parameter.empty if f.is_required() else f.default
-            keys.append(Key(dotted, kind(f.annotation), default, f.description or ""))
+            allowed = ", ".join(filter(None, [kind(f.annotation), bounds(f)]))
+            keys.append(Key(dotted, allowed, default, f.description or "", choices(f.annotation)))
     return [key for key in keys if not key.name.endswith(".params")]
+
+
+def explained(recipe: Recipe) -> list[tuple[Key, Any]]:
+    """Every key of a recipe with the value that it has there, the settings of its classes included."""
+    tree, keys = recipe.model_dump(), []
+    for key in describe():
+        section, _, inner = key.name.partition(".")
+        value: Any = tree[section] if not inner else (tree[section] or {}).get(inner)
+        keys.append((key, value))
+        if inner == "name" and section in TABLES:
+            meaning = meanings(section, value)
+            for name, (annotation, default) in settings(section, value).items():
+                allowed = "loss or null" if nested(annotation) else kind(annotation)
+                about = Key(f"{section}.{name}", allowed, default, meaning.get(name, ""))
+                keys.append((about, tree[section][name]))
+    return keys
+
+
+def bounds(field: FieldInfo) -> str:
+    """The range of a key's numbers in words, e.g. "above 0, at most 1"; empty if there is none."""
+    words = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+    return ", ".join(
+        f"{words[name]} {getattr(limit, name)}" for limit in field.metadata for name in words if hasattr(limit, name)
+    )
+
+
+def choices(annotation: Any) -> tuple[Any, ...]:
+    """The words among what a type allows: Literal["a", "b"] | None -> ("a", "b", None)."""
+    if annotation in (bool, NoneType):
+        return (True, False) if annotation is bool else (None,)
+    inner = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return inner
+    found = [choices(member) for member in inner] if get_origin(annotation) in (Union, UnionType) else []
+    return tuple(value for values in found for value in values)
 
 
 def kind(annotation: Any) -> str:

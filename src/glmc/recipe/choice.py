@@ -7,6 +7,7 @@ the class. Names are checked without loading torch; the arguments by looking at 
 import difflib
 import importlib
 import inspect
+import re
 from collections.abc import Mapping
 from functools import cache
 from inspect import Parameter
@@ -120,6 +121,16 @@ def settings(section: str, name: str) -> Mapping[str, tuple[Any, Any]]:
                 f"the {section} {name!r} cannot be set by a recipe: its argument {key} is a {annotation}, and a recipe "
                 "holds numbers, text, true and false, null, lists and losses"
             ) from error
+    return found
+
+
+def meanings(section: str, name: str) -> dict[str, str]:
+    """Setting -> meaning, out of the docstrings of a class and those above it; several settings may share one."""
+    found: dict[str, str] = {}
+    for kind in reversed(class_of(section, name).__mro__):
+        arguments = inspect.cleandoc((inspect.getdoc(kind) or "").partition("\n\nArgs:")[2])
+        for names, text in re.findall(r"^(\w+(?:, \w+)*): (.*(?:\n +.*)*)", arguments, re.M):
+            found |= dict.fromkeys(names.split(", "), " ".join(text.split()))
     return found
 
 

@@ -1,5 +1,6 @@
 """Second stages: `glmc finetune RUN --stage2 NAME`, with training or without."""
 
+import inspect
 import json
 import math
 from importlib.resources import files
@@ -14,6 +15,7 @@ from glmc import posthoc, runtime
 from glmc.errors import UserError
 from glmc.metrics import per_class
 from glmc.recipe import HARMLESS, Recipe, Settled, changed, parse_settled
+from glmc.recipe.document import head, shown
 from glmc.runs import checkpoint, folder, result
 from glmc.runs.files import write_atomic
 from glmc.runs.result import Result
@@ -23,6 +25,11 @@ from glmc.train.run import train
 
 STAGES = files("glmc") / "stages"
 POSTHOC = {"tau_norm": {"tau": 1.0}, "logit_adjustment": {"tau": 1.0}, "maxnorm_posthoc": {"threshold": 0.1}}
+ADJUSTMENTS = {
+    "tau_norm": posthoc.tau_norm,
+    "logit_adjustment": posthoc.logit_adjustment,
+    "maxnorm_posthoc": posthoc.max_norm,
+}
 ANEW = {  # what stage 2 does not take over from stage 1
     "optim.backbone_lr": "null",
     "optim.clip": "null",
@@ -52,6 +59,19 @@ PLAIN = {  # what is left once a classifier has been changed by hand: a backbone
 def stages() -> list[str]:
     """The names that `--stage2` takes: those that train, then those that only adjust the classifier."""
     return sorted(file.name.removesuffix(".yaml") for file in STAGES.iterdir()) + list(POSTHOC)
+
+
+def listed() -> list[dict[str, Any]]:
+    """Name, settings and first line of every second stage."""
+    rows = []
+    for name in stages():
+        if name in POSTHOC:
+            settings, about = POSTHOC[name], inspect.getdoc(ADJUSTMENTS[name])
+        else:
+            settings, about = stage_file(name)["train"], head((STAGES / f"{name}.yaml").read_text())
+        words = " ".join(f"{key}={shown(value)}" for key, value in settings.items())
+        rows.append({"name": name, "settings": words, "about": str(about).partition("\n")[0]})
+    return rows
 
 
 def finetune(
