@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -161,6 +162,41 @@ def test_the_table_names_as_many_classes_as_wanted(trained, folder, capsys):
     assert capsys.readouterr().out.splitlines()[1].count("%") == 1
     predict(trained, ["a.png"], top=9)
     assert capsys.readouterr().out.splitlines()[1].count("%") == 3
+
+
+def test_images_are_copied_by_class_and_shown_least_certain_first(trained, folder, capsys):
+    """A name that is taken gets a number, a second time nothing is copied again, and every original stays."""
+    Path("more").mkdir()
+    shutil.copy("b.png", "more/a.png")  # another picture of the same name
+    before = {file: file.read_bytes() for file in Path().rglob("*.png")}
+    for _ in range(2):
+        Path("sheet.html").unlink(missing_ok=True)
+        predict(
+            trained,
+            ["a.png", "b.png", "c.png", "d.png", "more/a.png"],
+            as_json=True,
+            sorted_into=Path("sorted"),
+            sheet_file=Path("sheet.html"),
+        )
+    shown = capsys.readouterr()
+    assert "5 images copied into sorted\n" in shown.err
+    assert "0 images copied into sorted, 5 were there already\n" in shown.err
+    lines = [json.loads(line) for line in shown.out.splitlines()][:5]
+    firsts = {line["file"]: line["predictions"][0] for line in lines}
+    found = {file.relative_to("sorted"): file.read_bytes() for file in Path("sorted").rglob("*.*")}
+    assert sorted((str(file.parent), content) for file, content in found.items()) == sorted(
+        (firsts[name]["class"], Path(name).read_bytes()) for name in firsts
+    )
+    assert {file: file.read_bytes() for file in before} == before
+    page = Path("sheet.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 5
+    assert not re.search(r"(src|href)=.(?!data:)", page)
+    order = re.findall(r'alt="([^"]*)"', page)
+    assert [firsts[name]["probability"] for name in order] == sorted(each["probability"] for each in firsts.values())
+    with pytest.raises(UserError, match=r"--sheet sheet.html: exists"):
+        predict(trained, ["a.png"], sheet_file=Path("sheet.html"))
+    with pytest.raises(UserError, match=r"--sort-into a.png: is a file"):
+        predict(trained, ["a.png"], sorted_into=Path("a.png"))
 
 
 def test_a_csv_file_has_a_row_an_image_and_nothing_is_overwritten(trained, folder, capsys):

@@ -20,6 +20,12 @@ def predict(
         Path | None, typer.Option("--csv", metavar="FILE", help="Write a new CSV file, a row an image.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print an object a line as soon as it is known.")] = False,
+    sort_into: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Copy each image into a folder of its class; nothing is moved.")
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a new page of thumbnails (.html), least certain first.")
+    ] = None,
     prior: Annotated[
         str | None,
         typer.Option(metavar="uniform|training|FILE", help="Class frequencies of the images; FILE: class,count lines."),
@@ -32,7 +38,16 @@ def predict(
 
     paths, overrides = room.split_words(words)
     room.predict(
-        hub.resolve(run), paths, overrides, top=top, csv_file=csv_file, as_json=as_json, prior=prior, flip=flip
+        hub.resolve(run),
+        paths,
+        overrides,
+        top=top,
+        csv_file=csv_file,
+        as_json=as_json,
+        sorted_into=sort_into,
+        sheet_file=sheet,
+        prior=prior,
+        flip=flip,
     )
 
 

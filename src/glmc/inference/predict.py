@@ -25,8 +25,10 @@ from torch import Tensor
 from glmc.data.asked import find_images
 from glmc.data.decode import Progress, cores, decode_image, reason
 from glmc.errors import UserError
-from glmc.inference.calibrate import PRIORS, assumed_prior, find_calibration, recipe_of
+from glmc.inference import sheet
+from glmc.inference.calibrate import PRIORS, assumed_prior, find_calibration, home, recipe_of
 from glmc.inference.prior import read_prior
+from glmc.inference.sorting import refuse_file, sort_into
 from glmc.inference.temperature import reweighted
 from glmc.recipe import Settled
 from glmc.runs import checkpoint
@@ -58,6 +60,8 @@ def predict(
     top: int = 5,
     csv_file: Path | None = None,
     as_json: bool = False,
+    sorted_into: Path | None = None,
+    sheet_file: Path | None = None,
     prior: str | None = None,
     flip: bool = False,
 ) -> None:
@@ -71,6 +75,8 @@ def predict(
         csv_file: a new file to write instead of printing a table. It has a row for each image, so that it can be
             sorted, filtered and joined by file as it is.
         as_json: print an object on each line instead, as soon as it is known.
+        sorted_into: folder to copy the images into, a folder for each predicted class; see `sorting.sort_into`.
+        sheet_file: a new page to write, with a thumbnail of each image; see `sheet.page`.
         prior: class frequencies where the images come from: "training", "uniform" or a file of `class,count` lines;
             none takes those that the run's method is meant to assume, if the run is calibrated, and leaves the
             probabilities as they are, if not.
@@ -80,9 +86,13 @@ def predict(
         UserError: wrong arguments, before anything is predicted; or files that could not be read, after all others
             have been predicted.
     """
-    if csv_file is not None and (as_json or csv_file.exists()):
-        why = "give one of the two" if as_json else "exists, and nothing is overwritten; name another file"
-        raise UserError(f"--csv {csv_file}{' and --json: ' if as_json else ': '}{why}")
+    if csv_file is not None and as_json:
+        raise UserError(f"--csv {csv_file} and --json: give one of the two")
+    for option, file in (("--csv", csv_file), ("--sheet", sheet_file)):
+        if file is not None and file.exists():
+            raise UserError(f"{option} {file}: exists, and nothing is overwritten; name another file")
+    if sorted_into is not None:
+        refuse_file(sorted_into)
     stdout, screen = sys.stdout, Screen()
     screen.console = Console(stderr=True, highlight=False)
     point = find_checkpoint(run)
@@ -95,16 +105,34 @@ def predict(
     bar_hides = as_json and stdout.isatty()  # lines and a bar on one terminal would overwrite each other
     with (Screen(quiet=True) if bar_hides else screen).bar("predicting") as bar:
         rows = predictions(asked, problems, recipe, log_probabilities, min(top, len(trained.classes)), bar.to)
-        if as_json:
-            for path, prediction in rows:
+        table = []
+        for path, prediction in rows:
+            table.append((path, prediction))
+            if as_json:
                 stdout.write(as_line(path, prediction, trained.classes))
                 stdout.flush()
-        table = list(rows)
     if csv_file is not None:
         write_atomic(csv_file, as_csv(table, trained.classes).encode("utf-8", "surrogateescape"))
         screen.say(f"{len(table)} predictions written: {csv_file}")
+    if sheet_file is not None:
+        shown = [(path, named(prediction, trained.classes)) for path, prediction in table]
+        write_atomic(sheet_file, sheet.page(f"{home(point).name}, {recipe.name}", shown, seen_by(recipe)))
+        screen.say(f"contact sheet written: {sheet_file}")
+    if sorted_into is not None:
+        first = ((path, trained.classes[prediction.labels[0]]) for path, prediction in table)
+        copied, there = sort_into(sorted_into, first)
+        screen.say(f"{copied} images copied into {sorted_into}{f', {there} were there already' if there else ''}")
     stdout.write("" if csv_file or as_json else as_table(table, trained.classes))
     refuse(problems, len(set(asked)))
+
+
+def seen_by(recipe: Settled) -> Callable[[str], NDArray[np.uint8]]:
+    """What turns a file into a small picture that shows what the network sees of it."""
+
+    def picture(path: str) -> NDArray[np.uint8]:
+        return decode_image(path, sheet.SIDE, recipe.data.channels, recipe.data.resize, recipe.data.exif)
+
+    return picture
 
 
 def log_probabilities_of(
