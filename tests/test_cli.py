@@ -441,7 +441,9 @@ def test_a_pipe_gets_plain_lines(place):
         assert [
             line
             for line in lines
-            if re.fullmatch(rf"epoch {epoch}/2  loss \d+\.\d+  top-1 \d+\.\d+ \(epoch {epoch}\)", line)
+            if re.fullmatch(
+                rf"epoch {epoch}/2  loss \d+\.\d+  top-1 \d+\.\d+ \(epoch {epoch}\)  [\d:]+ passed, [\d:]+ left", line
+            )
         ]
     last = json.loads((place / "run/result.json").read_text())["last"]
     (row,) = (line for line in lines if "last epoch " in line)

@@ -20,6 +20,7 @@ COMMANDS = sorted({line.strip() for page in PAGES for line in re.findall(r"^    
 def test_the_site_builds_without_a_warning(tmp_path):
     """Strict: a link or anchor that leads nowhere is a warning, and a warning ends the build."""
     pytest.importorskip("mkdocs", reason="needs mkdocs-material")
+    pytest.importorskip("mkdocstrings", reason="needs mkdocstrings")
     from mkdocs.commands.build import build
     from mkdocs.config import load_config
 
@@ -30,6 +31,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
     recipes = (tmp_path / "site" / "reference" / "recipes" / "index.html").read_text()
     assert 'id="digits-lt-glmc"' in recipes
     assert "96.52" in recipes
+    assert "Mean over the batch of -sum_c" in (tmp_path / "site" / "api" / "index.html").read_text()
     assert "train.save_minutes" in (tmp_path / "site" / "reference" / "keys" / "index.html").read_text()
 
 

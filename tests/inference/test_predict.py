@@ -22,6 +22,7 @@ from glmc.data.split import Paths, Split
 from glmc.errors import UserError
 from glmc.inference import predict as room
 from glmc.inference.calibrate import calibrate
+from glmc.inference.heldout import score_given
 from glmc.inference.predict import predict, split_words
 from glmc.inference.prior import read_prior
 from glmc.runs import trained as trained_run
@@ -162,6 +163,14 @@ def test_the_table_names_as_many_classes_as_wanted(trained, folder, capsys):
     assert capsys.readouterr().out.splitlines()[1].count("%") == 1
     predict(trained, ["a.png"], top=9)
     assert capsys.readouterr().out.splitlines()[1].count("%") == 3
+
+
+def test_a_run_is_tested_on_a_second_folder(trained, photos, said):
+    """All of its images count, and they are those that predict would be given."""
+    new = photos.parent / "new"
+    found = score_given(trained, new, (), quiet=True)["test"]
+    right = [line["predictions"][0]["class"] == Path(line["file"]).parent.name for line in said(trained, [str(new)])]
+    assert found["top1"] == pytest.approx(100 * np.mean(right))
 
 
 def test_images_are_copied_by_class_and_shown_least_certain_first(trained, folder, capsys):
