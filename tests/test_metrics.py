@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 from sklearn.metrics import (
     balanced_accuracy_score,
     confusion_matrix,
@@ -17,7 +18,7 @@ from sklearn.metrics import (
 )
 
 from glmc.errors import NonFiniteLoss
-from glmc.metrics import per_class, reliability, scores
+from glmc.metrics import doubts, intervals, per_class, reliability, scores, wilson
 from glmc.runs.tally import Tally
 
 ORDER = ["top1", "top5", "balanced", "macro_f1", "worst_class", "many", "medium", "few", "ece", "nll"]
@@ -259,3 +260,18 @@ def test_the_calibration_error_is_that_of_the_definition():
     bins, error = reliability(np.array([0.5]), np.array([True]))
     assert error == pytest.approx(50)
     assert np.isnan(bins[0, 1])
+
+
+def test_intervals_are_wilsons_and_few_images_are_said_to_tell_little():
+    hits, images, counts = np.array([40, 30, 0, 2]), np.array([50, 50, 0, 3]), np.array([500, 200, 60, 5])
+    found = intervals(hits, images, counts, "<20")
+    assert {name: each.images for name, each in found.items()} == {"top1": 103, "balanced": 103, "many": 100, "few": 3}
+    for name, (right, of) in {"top1": (72, 103), "many": (70, 100), "few": (2, 3)}.items():
+        expected = binomtest(right, of).proportion_ci(method="wilson")
+        assert found[name][1:] == pytest.approx((100 * expected.low, 100 * expected.high), abs=1e-3)
+    low, high = wilson((0.8 + 0.6 + 2 / 3) / 3, 9 / (1 / 50 + 1 / 50 + 1 / 3))  # as if of 24 images
+    assert found["balanced"][1:] == pytest.approx((low, high))
+    told = doubts(scores(np.diag([0, 0, 0, 0]) + np.diag(images), counts), {"few": found["few"], "many": found["many"]})
+    assert "few 100.0 % on 3 images, where" in told
+    assert "many" not in told
+    assert intervals(hits, np.zeros(4, dtype=np.int64), counts, "<20") == {}

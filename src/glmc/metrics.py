@@ -3,12 +3,15 @@
 A metric that is not defined (an empty group, a class without test images) is absent; it is never 0 or NaN.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+QUANTILE = 1.959964  # of the normal distribution, for intervals of 95 %
+WIDE = 20.0  # points between the ends of an interval, from which on a figure is called doubtful
 BINS = 15  # of the calibration error, as in Guo et al., ICML 2017, arXiv:1706.04599
 Few = Literal["<20", "<=20"]
 """The border of the few-shot group, in training images: < 20 in most papers, <= 20 in the published GLMC code."""
@@ -109,6 +112,72 @@ def group_rules(few: Few) -> dict[str, str]:
     """Group -> how many training images its classes have, in words."""
     medium, fewest = {"<20": ("20 to 100", "fewer than 20"), "<=20": ("21 to 100", "at most 20")}[few]
     return dict(zip(GROUPS, ("more than 100", medium, fewest), strict=True))
+
+
+class Interval(NamedTuple):
+    """How surely a metric is known: from how many test images, and its 95 % interval in percent."""
+
+    images: int
+    low: float
+    high: float
+
+    @property
+    def text(self) -> str:
+        """The ends: "12.1–29.9"."""
+        return f"{self.low:.1f}–{self.high:.1f}"
+
+
+def intervals(
+    hits: NDArray[np.int64], images: NDArray[np.int64], counts: NDArray[np.int64], few: Few
+) -> dict[str, Interval]:
+    """The `Interval` of each accuracy in `MAIN` that is defined. It is about other test images, not other seeds.
+
+    Args:
+        hits: int64 [C], test images of each class that are recognised.
+        images: int64 [C], test images of each class; classes without any take part in none.
+        counts: int64 [C], training images per class.
+        few: the border of the few-shot group.
+    """
+    tested = images > 0
+    if not tested.any():
+        return {}
+    hits, images = hits[tested], images[tested]
+    low, high = wilson(float(hits.sum() / images.sum()), float(images.sum()))
+    found = {"top1": Interval(int(images.sum()), low, high)}
+    parts = {"balanced": np.ones(len(images), dtype=np.bool_), **groups(np.asarray(counts)[tested], few)}
+    for name, inside in parts.items():
+        if inside.any():
+            low, high = wilson(float(np.mean(hits[inside] / images[inside])), effective(images[inside]))
+            found[name] = Interval(int(images[inside].sum()), low, high)
+    return found
+
+
+def wilson(share: float, images: float) -> tuple[float, float]:
+    """95 % interval, in percent, of a share in [0, 1] of some images. Wilson, J. American Statistical Association 1927."""
+    spread = QUANTILE**2 / images
+    half = math.sqrt(spread * share * (1 - share) + spread**2 / 4)
+    low, high = (share + spread / 2 - half) / (1 + spread), (share + spread / 2 + half) / (1 + spread)
+    return 100 * max(low, 0.0), 100 * min(high, 1.0)
+
+
+def effective(images: NDArray[np.int64]) -> float:
+    """How many images of equal weight tell as much as these, int64 [S] >= 1, of a mean over S classes.
+
+    Kish, Survey Sampling, 1965: (sum of the weights)**2 / sum of their squares, an image of a class with n weighing 1 / n.
+    Equal classes: their sum.
+    """
+    return float(len(images) ** 2 / np.sum(1 / images))
+
+
+def doubts(found: Mapping[str, Any], sure: Mapping[str, Interval]) -> str:
+    """A sentence on the accuracies that rest on so few test images that they tell little; empty where none does."""
+    told = [
+        f"{METRICS[name].word} {found[name]:.1f} % on {each.images} image{'s' if each.images > 1 else ''}, "
+        f"where {each.low:.1f} to {each.high:.1f} % would fit as well"
+        for name, each in sure.items()
+        if name in found and each.high - each.low > WIDE
+    ]
+    return f"So few test images tell little: {'; '.join(told)}." if told else ""
 
 
 def per_class(confusion: NDArray[np.int64], counts: NDArray[np.int64], classes: Sequence[str]) -> list[dict[str, Any]]:

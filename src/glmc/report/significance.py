@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from glmc.metrics import QUANTILE, effective
 
 DRAWS = 4000
 LEVEL = 0.05
@@ -52,11 +54,11 @@ def over_seeds(a: Sequence[float], b: Sequence[float]) -> Gap | None:
 def over_images(a: NDArray[np.bool_], b: NDArray[np.bool_], strata: NDArray[np.int64] | None = None) -> Gap:
     """Two runs on the same test images: who is right where the other is not.
 
-    Without strata the p-value is that of McNemar's exact test (Psychometrika 1947). With strata the metric is the mean
-    over classes, and under "no difference" each image on which the two disagree is a coin thrown for its class: exact
-    where all classes have equally many images, from `DRAWS` throws elsewhere. Interval: of the share of these images
-    that B has right (Clopper and Pearson, Biometrika 1934) where images count alike, so that it agrees with the test;
-    else a bootstrap of the images inside their classes.
+    Without strata the p-value is the mid-p of McNemar's exact test, which agrees with the interval (Fagerland, Lydersen
+    and Laake, BMC Medical Research Methodology 2013). With strata the metric is the mean over classes, and under "no
+    difference" each image on which the two disagree is a coin thrown for its class: exact where all classes have equally
+    many images, from `DRAWS` throws elsewhere. The interval is `paired`, of the shares of images that only one of the
+    two has right; where classes differ in size, of as many images as `effective` says.
 
     Args:
         a, b: bool [N], which images each run has right.
@@ -66,52 +68,70 @@ def over_images(a: NDArray[np.bool_], b: NDArray[np.bool_], strata: NDArray[np.i
     _, place = np.unique(strata, return_inverse=True)
     size = np.bincount(place)  # [S] images of each stratum
     gained, lost = np.bincount(place[b & ~a], minlength=len(size)), np.bincount(place[a & ~b], minlength=len(size))
-    points = 100 * float(np.mean((gained - lost) / size))
-    apart = gained + lost
-    if len(set(size[apart > 0].tolist())) <= 1:
-        weight = 100 / (len(size) * int(size[apart > 0].max(initial=1)))
-        low, high = interval_of_share(int(gained.sum()), int(apart.sum()), weight)
-    else:
-        low, high = bootstrap(gained, lost, size)
-    how = f"paired over {len(a):,} test images, {int(apart.sum()):,} of which only one of the two has right"
-    return Gap(points, low, high, coins(gained, lost, size), how)
+    apart, number = int((gained + lost).sum()), effective(size)
+    won, forgone = float(np.mean(gained / size)), float(np.mean(lost / size))
+    low, high = paired(won * number, forgone * number, number)
+    how = f"paired over {len(a):,} test images, {apart:,} of which only one of the two has right"
+    return Gap(100 * (won - forgone), 100 * float(low), 100 * float(high), coins(gained, lost, size), how)
 
 
-def interval_of_share(gained: int, apart: int, weight: float) -> tuple[float, float]:
-    """95 % interval of weight * (gained - lost), of `apart` images on which two runs disagree."""
-    from scipy.stats import binomtest
+def paired(gained: ArrayLike, lost: ArrayLike, images: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """95 % score interval of the difference of two paired shares. Tango, Statistics in Medicine 1998.
 
-    if apart == 0:
-        return 0.0, 0.0
-    share = binomtest(gained, apart).proportion_ci(1 - LEVEL, "exact")
-    return weight * apart * (2 * float(share.low) - 1), weight * apart * (2 * float(share.high) - 1)
+    What stands for the unknown number of disagreements is fitted to each difference that is tried, not taken from the
+    images as if another sample had to show as many: so a large gap is not told too surely, nor none where none was seen.
 
+    Args:
+        gained, lost: images that only B, and only A, has right; any shape, whole numbers or not.
+        images: of both, the agreements among them.
 
-def bootstrap(gained: NDArray[np.int64], lost: NDArray[np.int64], size: NDArray[np.int64]) -> tuple[float, float]:
-    """95 % interval of mean((gained - lost) / size) in percent, images redrawn inside their stratum; [S] each."""
-    random, total, apart = np.random.default_rng(0), np.zeros(DRAWS), gained + lost > 0
-    for g, loss, n in zip(gained[apart], lost[apart], size[apart], strict=True):
-        drawn = random.multinomial(n, [g / n, loss / n, max(1 - (g + loss) / n, 0.0)], DRAWS)
-        total += (drawn[:, 0] - drawn[:, 1]) / n
-    low, high = np.quantile(100 * total / len(size), [LEVEL / 2, 1 - LEVEL / 2])
-    return float(low), float(high)
+    Returns:
+        Lower and upper end, each in [-1, 1].
+    """
+    gained, lost, images = (np.asarray(value, dtype=np.float64) for value in (gained, lost, images))
+    difference = (gained - lost) / images
+
+    def distance(tried: NDArray[np.float64]) -> NDArray[np.float64]:
+        """How many standard errors the difference is from the one that is tried."""
+        b = (2 * images - gained + lost) * tried - gained - lost
+        c = -lost * tried * (1 - tried)
+        forgone = (np.sqrt(np.maximum(b * b - 8 * images * c, 0)) - b) / (
+            4 * images
+        )  # most probable share that B loses
+        variance = (2 * forgone + tried * (1 - tried)) / images
+        return np.abs(difference - tried) / np.sqrt(np.maximum(variance, 1e-12))
+
+    ends = []
+    for border in (-1.0, 1.0):
+        inside, outside = difference, np.full_like(difference, border)
+        for _ in range(40):  # halvings, to 1e-12
+            middle = (inside + outside) / 2
+            held = distance(middle) <= QUANTILE
+            inside, outside = np.where(held, middle, inside), np.where(held, outside, middle)
+        ends.append(inside)
+    return ends[0], ends[1]
 
 
 def coins(gained: NDArray[np.int64], lost: NDArray[np.int64], size: NDArray[np.int64]) -> float:
-    """Two-sided p of sum((gained - lost) / size) when each of the gained + lost images is a fair coin; [S] each."""
-    from scipy.stats import binomtest
+    """Two-sided mid-p of sum((gained - lost) / size) when each of the gained + lost images is a fair coin; [S] each.
+
+    An outcome as large as the one seen counts half.
+    """
+    from scipy.stats import binom
 
     apart = gained + lost
     if not apart.any():
         return 1.0
     if len(set(size[apart > 0].tolist())) == 1:
-        return float(binomtest(int(gained.sum()), int(apart.sum())).pvalue)
+        more, coin = max(gained.sum(), lost.sum()), binom(apart.sum(), 0.5)
+        return float(2 * coin.sf(more) + coin.pmf(more))
     random, thrown = np.random.default_rng(1), np.zeros(DRAWS)
     for n in np.unique(size):  # coins of equal weight are thrown together
         number = int(apart[size == n].sum())
         thrown += (2 * random.binomial(number, 0.5, DRAWS) - number) / n
     seen = abs(float(np.sum((gained - lost) / size)))
-    return float(1 + np.sum(np.abs(thrown) >= seen - 1e-9)) / (DRAWS + 1)
+    larger, equal = np.abs(thrown) > seen + 1e-9, np.isclose(np.abs(thrown), seen, rtol=0, atol=1e-9)
+    return float(1 + larger.sum() + equal.sum() / 2) / (DRAWS + 1)
 
 
 def over_classes(a: NDArray[np.float64], b: NDArray[np.float64]) -> Gap | None:
