@@ -153,7 +153,7 @@ def intervals(
 
 
 def wilson(share: float, images: float) -> tuple[float, float]:
-    """95 % interval, in percent, of a share in [0, 1] of some images. Wilson, J. American Statistical Association 1927."""
+    """95 % interval, in percent, of a share in [0, 1] of some images. Wilson, J. Amer. Stat. Assoc. 1927."""
     spread = QUANTILE**2 / images
     half = math.sqrt(spread * share * (1 - share) + spread**2 / 4)
     low, high = (share + spread / 2 - half) / (1 + spread), (share + spread / 2 + half) / (1 + spread)
@@ -163,10 +163,16 @@ def wilson(share: float, images: float) -> tuple[float, float]:
 def effective(images: NDArray[np.int64]) -> float:
     """How many images of equal weight tell as much as these, int64 [S] >= 1, of a mean over S classes.
 
-    Kish, Survey Sampling, 1965: (sum of the weights)**2 / sum of their squares, an image of a class with n weighing 1 / n.
-    Equal classes: their sum.
+    Kish, Survey Sampling, 1965: (sum of the weights)**2 / sum of their squares, where an image of a class with n images
+    weighs 1 / n. For classes of equal size it is the sum.
     """
     return float(len(images) ** 2 / np.sum(1 / images))
+
+
+def rows_of(sure: Mapping[str, Interval], *, ends: bool = True) -> dict[str, dict[str, str]]:
+    """The intervals as rows of a table; without their `ends` only the numbers of images."""
+    spread = {"95 % interval": {name: each.text for name, each in sure.items()}} if ends else {}
+    return spread | {"test images": {name: f"{each.images:,}" for name, each in sure.items()}}
 
 
 def doubts(found: Mapping[str, Any], sure: Mapping[str, Interval]) -> str:

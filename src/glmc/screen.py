@@ -52,7 +52,7 @@ class Screen:
             yield Bar(progress, progress.add_task(what, total=total, completed=done))
 
     def table(self, title: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
-        """One row a result, one column an accuracy in percent; what is absent stays empty."""
+        """One row a result, one column an accuracy in percent, or text; what is absent stays empty."""
         self.console.print(title, markup=False, soft_wrap=True)
         table = Table()
         table.add_column("")
@@ -100,5 +100,7 @@ def clock(seconds: float) -> str:
 def _percent(scores: Mapping[str, Any], key: str) -> str:
     if key not in scores:
         return ""
+    if isinstance(scores[key], str):
+        return str(scores[key])
     spread = f"±{scores[key + '_sd']:.2f}" if key + "_sd" in scores else ""
     return f"{scores[key]:.2f}{spread}"

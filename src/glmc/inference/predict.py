@@ -26,7 +26,7 @@ from glmc.data.asked import find_images
 from glmc.data.decode import Progress, cores, decode_image, reason
 from glmc.errors import UserError
 from glmc.inference import sheet
-from glmc.inference.calibrate import PRIORS, assumed_prior, find_calibration, home, recipe_of
+from glmc.inference.calibrate import PRIORS, assumed_prior, find_calibration, recipe_of
 from glmc.inference.prior import read_prior
 from glmc.inference.sorting import refuse_file, sort_into
 from glmc.inference.temperature import reweighted
@@ -116,7 +116,7 @@ def predict(
         screen.say(f"{len(table)} predictions written: {csv_file}")
     if sheet_file is not None:
         shown = [(path, named(prediction, trained.classes)) for path, prediction in table]
-        write_atomic(sheet_file, sheet.page(f"{home(point).name}, {recipe.name}", shown, seen_by(recipe)))
+        write_atomic(sheet_file, sheet.page(f"{point.home.name}, {recipe.name}", shown, seen_by(recipe)))
         screen.say(f"contact sheet written: {sheet_file}")
     if sorted_into is not None:
         first = ((path, trained.classes[prediction.labels[0]]) for path, prediction in table)

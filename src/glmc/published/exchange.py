@@ -8,6 +8,7 @@ import torch
 from glmc import runtime
 from glmc.data.prepare import find, long_tailed, test_split
 from glmc.errors import UserError
+from glmc.metrics import doubts, intervals, rows_of
 from glmc.published import weights as published
 from glmc.recipe import Recipe, load, parse_settled
 from glmc.runs import checkpoint
@@ -59,11 +60,15 @@ def test_published(file: Path, overrides: tuple[str, ...], *, quiet: bool) -> di
     method.load_state_dict(found.weights)
     trained = Trained(method, images.classes, train.counts)
     result: dict[str, Any] = {"checkpoint": str(file), "recipe": recipe.name}
-    result |= {"epoch": found.epoch, "best_acc1": found.best_acc1, "test": score(trained, images, settled)[0]}
-    rows = {"test images": result["test"]}
+    result |= {"epoch": found.epoch, "best_acc1": found.best_acc1}
+    result["test"], confusion = score(trained, images, settled)
+    sure = intervals(confusion.diagonal(), confusion.sum(1), trained.counts, recipe.eval.few)
+    rows = {"single view": result["test"], **rows_of(sure)}
     if recipe.eval.flip_tta:
         rows["flip TTA"] = result["flip_tta"] = score(trained, images, settled, flip=True)[0]
     screen.table(f"{file}, {found.backbone}, epoch {found.epoch}, accuracy in percent", rows)
+    if doubt := doubts(result["test"], sure):
+        screen.say(doubt)
     return result
 
 

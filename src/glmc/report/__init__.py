@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from glmc.errors import UserError
-from glmc.metrics import GROUPS, MAIN, METRICS, group_rules
+from glmc.metrics import GROUPS, MAIN, METRICS, doubts, group_rules, wilson
 from glmc.report.evidence import confused, worst_of_tail
 from glmc.report.figures import BLOCKS, NAMED, draw_all
 from glmc.report.finished import Run, read
@@ -22,11 +22,15 @@ from glmc.runs import result
 
 
 def group_words(run: Run) -> dict[str, dict[str, str]]:
-    """Group -> its rule and size in words; empty groups are absent."""
+    """Group -> its rule, and its classes and test images in words; empty groups are absent."""
     sizes = np.bincount(run.group, minlength=len(GROUPS)).tolist()
+    tested = np.bincount(run.group, run.confusion.sum(1), minlength=len(GROUPS)).astype(int).tolist()
     return {
-        name: {"rule": f"{rule} training images", "size": f"{size} class{'es' if size > 1 else ''}"}
-        for (name, rule), size in zip(group_rules(run.few).items(), sizes, strict=True)
+        name: {
+            "rule": f"{rule} training images",
+            "size": f"{size} class{'es' if size > 1 else ''}, {images:,} test image{'s' if images != 1 else ''}",
+        }
+        for (name, rule), size, images in zip(group_rules(run.few).items(), sizes, tested, strict=True)
         if size
     }
 
@@ -60,14 +64,15 @@ def columns(run: Run) -> list[Column]:
 
 
 def metric_rows(run: Run, table: Sequence[Column]) -> list[dict[str, Any]]:
-    """One row per metric that any column has: label, meaning and the values as text."""
-    holds = group_words(run)
+    """One row per metric that any column has: label, meaning, the values as text, and the first one's interval."""
+    holds, sure = group_words(run), run.sure
     return [
         {
             "key": key,
             "label": metric.title,
             "meaning": "{rule}, {size}".format(**holds[key]) if key in holds else metric.meaning,
             "values": [number(column.scores.get(key), metric.digits) for column in table],
+            "interval": sure[key].text if key in sure else "",
         }
         for key, metric in METRICS.items()
         if any(key in column.scores for column in table)
@@ -137,16 +142,17 @@ def pictures(run: Run, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def class_facts(run: Run, index: int) -> dict[str, Any]:
-    """Name, training images, group, test images, recall, precision and the commonest mistake of one class."""
-    row = run.result.per_class[index]
+    """Name, training images, group, test images, recall with interval, precision and commonest mistake of one class."""
+    row, hits, tested = run.result.per_class[index], int(run.confusion[index, index]), int(run.confusion[index].sum())
     wrong = run.confusion[index].copy()
     wrong[index] = 0
     return {
         "name": run.classes[index],
         "train": int(run.counts[index]),
         "group": GROUPS[run.group[index]],
-        "test": int(run.confusion[index].sum()),
+        "test": tested,
         "recall": number(row.get("recall")),
+        "interval": "{:.0f}–{:.0f}".format(*wilson(hits / tested, tested)) if tested else "",
         "precision": number(row.get("precision")),
         "taken_for": run.classes[int(wrong.argmax())] if wrong.any() else "–",
     }
@@ -214,6 +220,8 @@ def write(run: Path, target: Path | None = None) -> Path:
             "tiles": {key: METRICS[key].heading for key in MAIN[1:] if key in facts.result.last},
             "metrics": metric_rows(facts, table),
             "beside": beside(facts),
+            "sure": facts.sure,
+            "doubt": doubts(facts.result.last, facts.sure),
             "remarks": remarks(facts),
             "figures": drawn,
             "named": len(facts.classes) <= NAMED,

@@ -12,7 +12,7 @@ import numpy as np
 
 from glmc import report
 from glmc.errors import UserError
-from glmc.metrics import GROUPS, MAIN, METRICS
+from glmc.metrics import GROUPS, MAIN, METRICS, doubts
 from glmc.report import overlays, significance
 from glmc.report.drawing import draw
 from glmc.report.entries import Entry, differing, find, gather, network, refuse_other_tests
@@ -149,7 +149,8 @@ def write(paths: Sequence[Path], out: Path | None, screen: Screen) -> Path:
             bar.to(done)
     entries = gather(runs)
     refuse_other_tests(entries)
-    page = {".html": html, ".md": markdown, ".csv": as_csv}[kind](entries, remarks + remarks_on(entries))
+    remarks += remarks_on(entries) + list(filter(None, map(doubt_of, entries)))
+    page = {".html": html, ".md": markdown, ".csv": as_csv}[kind](entries, remarks)
     try:
         target.write_text(page, encoding="utf-8", errors="replace")
     except OSError as error:
@@ -165,6 +166,9 @@ def figures(entries: Sequence[Entry]) -> dict[str, Any]:
     return draw(shown)
 
 
+SPREAD = "± is the sample standard deviation over the seeds, two ends are the 95 % interval (Wilson) of a single run"
+
+
 def html(entries: Sequence[Entry], remarks: Sequence[str]) -> str:
     """The page."""
     metrics = [name for name in METRICS if any(name in entry.scores for entry in entries)]
@@ -176,6 +180,7 @@ def html(entries: Sequence[Entry], remarks: Sequence[str]) -> str:
         "networks": [network(entry.first) for entry in entries],
         "commands": [[report.command(run) for run in entry.runs] for entry in entries],
         "remarks": remarks,
+        "spread": SPREAD,
         "verdicts": verdicts(entries),
         "figures": figures(entries),
         "differing": {name: [shown(value) for value in values] for name, values in differing(entries).items()},
@@ -192,10 +197,21 @@ def shown(value: Any) -> str:
 
 
 def cell(entry: Entry, metric: str) -> dict[str, str]:
-    """Mean and deviation of one metric as text; a mean over seeds has a digit more than a single run."""
+    """One metric as text: mean, its deviation over the seeds or a single run's 95 % interval, test images of a group.
+
+    A mean over seeds has a digit more than a single run.
+    """
     score, digits = entry.scores.get(metric, {}), METRICS[metric].digits + (len(entry.runs) > 1)
-    spread = "± " + number(score["sd"], digits) if "sd" in score else ""
-    return {"mean": number(score.get("mean"), digits), "sd": spread}
+    sure = entry.first.sure.get(metric) if score else None
+    spread = "± " + number(score["sd"], digits) if "sd" in score else sure.text if sure else ""
+    images = f"{sure.images:,} image{'s' if sure.images > 1 else ''}" if sure and metric in GROUPS else ""
+    return {"mean": number(score.get("mean"), digits), "spread": spread, "images": images}
+
+
+def doubt_of(entry: Entry) -> str:
+    """A sentence on the accuracies of an entry that rest on too few test images; empty where there are none."""
+    told = doubts({name: score["mean"] for name, score in entry.scores.items()}, entry.first.sure)
+    return told and f"{entry.letter}: {told}"
 
 
 def others(entry: Entry) -> dict[str, str]:
@@ -214,15 +230,21 @@ def markdown(entries: Sequence[Entry], remarks: Sequence[str]) -> str:
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for entry in entries:
         result = entry.first.result
-        cells = [" ".join(filter(None, cell(entry, name).values())) for name in metrics]
+        cells = [in_markdown(**cell(entry, name)) for name in metrics]
         head = [entry.letter, entry.label, result.backbone, f"{result.parameters:,}", str(len(entry.runs))]
         lines.append("| " + " | ".join(text.replace("|", "\\|") for text in head + cells) + " |")
-    lines += ["", "Last epoch; mean ± sample standard deviation over the seeds.", *[f"\n{each}" for each in remarks]]
+    lines += ["", f"Last epoch; {SPREAD}.", *[f"\n{each}" for each in remarks]]
     for verdict in verdicts(entries):
         lines += ["", f"**{verdict['name']}.** " + " ".join(verdict["sentences"]), ""]
         lines += ["| | gap, points | 95 % interval | |", "|---|---|---|---|"]
         lines += [f"| {row['metric']} | {row['gap']} | {row['interval']} | {row['word']} |" for row in verdict["rows"]]
     return "\n".join(lines) + "\n"
+
+
+def in_markdown(mean: str, spread: str, images: str) -> str:
+    """A cell of the table: "90.00 ± 1.00", "47.3 (31.2–63.9) of 40 images"."""
+    told = spread if not spread or spread.startswith("±") else f"({spread})"
+    return " ".join(filter(None, (mean, told, images and f"of {images}")))
 
 
 def as_csv(entries: Sequence[Entry], remarks: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ import yaml
 from numpy.typing import NDArray
 
 from glmc.errors import UserError
-from glmc.metrics import Few, group_of
+from glmc.metrics import Few, Interval, group_of, intervals
 from glmc.report.evidence import Predictions, read_examples, read_predictions
 from glmc.runs import result
 from glmc.runs.files import object_of, text_of
@@ -64,6 +64,11 @@ class Run:
     def recall(self) -> NDArray[np.float64]:
         """float64 [C] in percent; NaN where a class has no test image (matplotlib leaves such points out)."""
         return np.where(self.confusion.sum(1) > 0, 100 * self.shares.diagonal(), np.nan)
+
+    @property
+    def sure(self) -> dict[str, Interval]:
+        """How surely the accuracies of the last epoch are known."""
+        return intervals(self.confusion.diagonal(), self.confusion.sum(1), self.counts, self.few)
 
 
 def read(run: Path) -> Run:

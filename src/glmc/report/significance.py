@@ -56,9 +56,9 @@ def over_images(a: NDArray[np.bool_], b: NDArray[np.bool_], strata: NDArray[np.i
 
     Without strata the p-value is the mid-p of McNemar's exact test, which agrees with the interval (Fagerland, Lydersen
     and Laake, BMC Medical Research Methodology 2013). With strata the metric is the mean over classes, and under "no
-    difference" each image on which the two disagree is a coin thrown for its class: exact where all classes have equally
-    many images, from `DRAWS` throws elsewhere. The interval is `paired`, of the shares of images that only one of the
-    two has right; where classes differ in size, of as many images as `effective` says.
+    difference" each image on which the two disagree is a coin thrown for its class: exact where these classes are of
+    one size, from `DRAWS` throws elsewhere. The interval is `paired`, of the shares of images that only one of the two
+    has right; where classes differ in size, of as many images as `effective` says.
 
     Args:
         a, b: bool [N], which images each run has right.
@@ -78,8 +78,8 @@ def over_images(a: NDArray[np.bool_], b: NDArray[np.bool_], strata: NDArray[np.i
 def paired(gained: ArrayLike, lost: ArrayLike, images: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """95 % score interval of the difference of two paired shares. Tango, Statistics in Medicine 1998.
 
-    What stands for the unknown number of disagreements is fitted to each difference that is tried, not taken from the
-    images as if another sample had to show as many: so a large gap is not told too surely, nor none where none was seen.
+    The share of disagreements is fitted to each difference that is tried, not taken from these images as if others had
+    to show as many: so a large gap is not told too surely, nor the lack of one where no image tells the two apart.
 
     Args:
         gained, lost: images that only B, and only A, has right; any shape, whole numbers or not.
@@ -95,9 +95,7 @@ def paired(gained: ArrayLike, lost: ArrayLike, images: ArrayLike) -> tuple[NDArr
         """How many standard errors the difference is from the one that is tried."""
         b = (2 * images - gained + lost) * tried - gained - lost
         c = -lost * tried * (1 - tried)
-        forgone = (np.sqrt(np.maximum(b * b - 8 * images * c, 0)) - b) / (
-            4 * images
-        )  # most probable share that B loses
+        forgone = (np.sqrt(np.maximum(b * b - 8 * images * c, 0)) - b) / (4 * images)  # likeliest share that B loses
         variance = (2 * forgone + tried * (1 - tried)) / images
         return np.abs(difference - tried) / np.sqrt(np.maximum(variance, 1e-12))
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from glmc.data.inventory import Inventory, from_csv
 from glmc.errors import UserError
+from glmc.metrics import doubts, rows_of
 from glmc.recipe import Recipe, differences, load, parse, same_images
 from glmc.recipe.sections import Expect
 from glmc.runs import checkpoint, result
@@ -149,12 +150,14 @@ def write_confusion(file: Path, confusion: np.ndarray, classes: Sequence[str]) -
 
 
 def show(run: Path, screen: Screen) -> None:
-    """The table at the end of a run, beside what was expected of it."""
+    """The table at the end of a run, how surely its figures are known, and what was expected of it."""
     found = result.read(run)
-    rows: dict[str, Mapping[str, float] | None] = {}
+    sure = found.intervals(recipe_of(run).eval.few)
+    rows: dict[str, Mapping[str, Any] | None] = {}
     if found.stage1 is not None:
         rows |= {"stage 1, last epoch": found.stage1.last, "stage 1, flip TTA": found.stage1.flip_tta}
     rows["last epoch" if found.stage2 is None else f"stage 2 ({found.stage2}), last epoch"] = found.last
+    rows |= rows_of(sure)
     if found.selected_on_val:
         rows[f"selected on validation, epoch {found.selected_on_val['epoch']}"] = found.selected_on_val
     if found.best_on_test:
@@ -166,6 +169,8 @@ def show(run: Path, screen: Screen) -> None:
         rows[f"published ({found.published.network})"] = {"top1": found.published.top1}
     title = f"{found.recipe}, {found.backbone} ({found.parameters / 1e6:.2f} M parameters), accuracy in percent"
     screen.table(title, {name: scores for name, scores in rows.items() if scores is not None})
+    if doubt := doubts(found.last, sure):
+        screen.say(doubt)
     if found.seconds is not None:
         names = {"startup": "start-up", "train": "training", "eval": "evaluation"}
         screen.say(", ".join(f"{found.seconds[key]:.1f} s {name}" for key, name in names.items()))

@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
+from glmc import metrics
 from glmc.errors import UserError
+from glmc.metrics import Few, Interval
 from glmc.recipe.sections import Expect, Published
 from glmc.runs.files import object_of, text_of, write_atomic
 
@@ -73,6 +76,12 @@ class Result(_File):
     stage1: StageOne | None = None
     expect: Expect | None = None
     published: Published | None = None
+
+    def intervals(self, few: Few) -> dict[str, Interval]:
+        """How surely the accuracies of the last epoch are known; `few`: the border of the few-shot group."""
+        images = np.array([row["test"] for row in self.per_class])
+        hits = np.array([round(row["test"] * row.get("recall", 0) / 100) for row in self.per_class])
+        return metrics.intervals(hits, images, np.array(self.counts), few)
 
 
 def finished(run: Path) -> bool:

@@ -16,7 +16,7 @@ from glmc.data.prepare import decoded, identity, parts_of, pixels
 from glmc.data.split import Split
 from glmc.errors import UserError
 from glmc.methods.base import Method
-from glmc.metrics import scores
+from glmc.metrics import doubts, intervals, rows_of, scores
 from glmc.models.heads import start_heads
 from glmc.random import Draws
 from glmc.recipe import Recipe, Settled, choice, parse_settled, same_images
@@ -240,9 +240,13 @@ def test(path: Path, overrides: tuple[str, ...], *, quiet: bool) -> dict[str, An
     trained = load_trained(point, recipe)
     split = test_images(point, recipe, screen)
     result: dict[str, Any] = {"checkpoint": str(point.path), "recipe": recipe.name}
-    result["test"] = score(trained, split, recipe)[0]
+    result["test"], confusion = score(trained, split, recipe)
+    sure = intervals(confusion.diagonal(), confusion.sum(1), trained.counts, recipe.eval.few)
     if recipe.eval.flip_tta:
         result["flip_tta"] = score(trained, split, recipe, flip=True)[0]
-    rows = {"test images": result["test"]} | ({"flip TTA": result["flip_tta"]} if recipe.eval.flip_tta else {})
+    rows = {"single view": result["test"], **rows_of(sure)}
+    rows |= {"flip TTA": result["flip_tta"]} if recipe.eval.flip_tta else {}
     screen.table(f"{recipe.name}, {recipe.model.name}, {point.path}, accuracy in percent", rows)
+    if doubt := doubts(result["test"], sure):
+        screen.say(doubt)
     return result

@@ -8,6 +8,7 @@ from typing import Any
 
 from glmc import runtime
 from glmc.errors import NonFiniteLoss
+from glmc.metrics import doubts, rows_of
 from glmc.recipe import Recipe, parse
 from glmc.runs import folder, result
 from glmc.runs.files import write_atomic
@@ -79,11 +80,15 @@ def go_through(base: Path, *, together: int | None = None, command: str, quiet: 
     spread = report.summary(runs)
     summary = summarise(runs, spread) | ({"runs_per_hour": len(runs) / hours} if anew else {})
     write_atomic(base / "summary.json", json.dumps(summary, indent=1) + "\n")
-    rows = {f"last epoch, {len(runs)} seeds": report.in_one_row(spread)}
+    rows: dict[str, Mapping[str, Any]] = {f"last epoch, {len(runs)} seeds": report.in_one_row(spread)}
+    sure = result.read(runs[0]).intervals(recipes[0].eval.few)
+    rows |= rows_of(sure, ends=False)
     expect = recipes[0].expect
     if expect is not None:
         rows[f"expected ({expect.seeds} seeds)"] = folder.expectation(expect)
     screen.table(f"{recipes[0].name}, mean and standard deviation", rows)
+    if doubt := doubts({name: score["mean"] for name, score in spread.items()}, sure):
+        screen.say(doubt)
     speed = f"   {summary['runs_per_hour']:.1f} runs per hour" if anew else ""
     screen.say(f"{base / 'summary.json'}{speed}")
     if failures:
