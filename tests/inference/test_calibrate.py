@@ -146,17 +146,20 @@ def test_held_out_figures_are_better_after_than_before_and_the_error_covers_the_
     fitted = crossfit(logits, labels, torch.full((3,), 1 / 3).double(), lambda done: None)
     assert fitted.after["nll"] < fitted.before["nll"]
     assert fitted.after["ece"] < fitted.before["ece"]
+    assert fitted.helps
+    assert fitted.gain[0] < fitted.before["nll"] - fitted.after["nll"] < fitted.gain[1]
     assert abs(fitted.temperature - 3) < 4 * fitted.error
     assert 0.02 < fitted.error < 0.6
 
 
-def test_the_error_of_the_temperature_is_about_its_spread_over_data_sets():
+def test_where_nothing_is_to_be_gained_the_error_of_the_temperature_is_its_spread_and_no_fit_is_kept():
     fits = [
         crossfit(*world([1 / 3] * 3, 150, seed=seed), torch.full((3,), 1 / 3).double(), lambda done: None)
         for seed in range(12)
     ]
     spread = np.std([each.temperature for each in fits])
     assert 0.5 < np.mean([each.error for each in fits]) / spread < 2
+    assert not any(each.helps for each in fits)
 
 
 def test_chance_alone_makes_the_ece_that_right_probabilities_show():
@@ -186,6 +189,18 @@ def test_the_own_validation_images_are_used_and_the_file_says_all(own, capsys):
     assert f"{result['after']['nll']:.3f}" in shown
     checkpoint_again = trained_run.find_checkpoint(own / "checkpoints" / f"step-{result['step']:08d}")
     assert calibrate(checkpoint_again.path, quiet=True) == result  # a checkpoint finds the folder of its run
+
+
+def test_without_a_gain_beyond_noise_nothing_is_written_and_what_was_there_stays(own, monkeypatch, capsys):
+    right = np.log([30 / 54, 18 / 54, 6 / 54])  # all that these logits say is already so
+    monkeypatch.setattr("glmc.inference.calibrate.logits_of_split", lambda split, *_: np.tile(right, (len(split), 1)))
+    assert not calibrate(own)["helps"]
+    assert "no gain: on held-out images the log-likelihood changes by" in capsys.readouterr().out
+    assert not (own / "calibration.json").exists()
+    (own / "calibration.json").write_text("{}")
+    calibrate(own)
+    assert "of an earlier calibration stays in use" in capsys.readouterr().out
+    assert (own / "calibration.json").read_text() == "{}"
 
 
 def test_the_figures_before_are_those_of_the_validation_images(own):

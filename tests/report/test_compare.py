@@ -123,7 +123,7 @@ def test_a_clear_gap_is_called_so(pair):
     text = Text(pair[2]).all
     assert "B is better than A: 9.0 points higher" in text
     assert "Welch's t-test over 3 and 3 seeds" in text
-    assert re.search(r"few \+18\.0 \S+ to \S+ higher", text)
+    assert re.search(r"few 200 images \+18\.0 \S+ to \S+ higher", text)
     assert "method.name ce glmc" in text
     assert "81.00 ± 1.00" in text
     assert "90.00 ± 1.00" in text
@@ -268,7 +268,7 @@ def test_the_page_needs_nothing_from_outside(pair):
 
 
 def test_hostile_names_and_many_entries(tmp_path):
-    runs = [other(digits(tmp_path / f"<b>{i}|", epochs=2), {"optim.lr": i}, recipe=f"<i>{i}|") for i in range(12)]
+    runs = [other(digits(tmp_path / f"<b>{i}|", epochs=2), {"optim.lr": i}, method=f"<i>{i}|") for i in range(12)]
     html = write(runs, tmp_path / "page.html").read_text()
     assert "<i>3|" in Text(html).all
     assert "i" not in Text(html.replace('<i style="', "").replace('<i class="', "")).tags

@@ -1,6 +1,7 @@
 """`glmc calibrate RUN`: fit a temperature, and the class frequencies that a network assumes, to held-out images.
 
-They are written into the run folder as calibration.json, where `glmc predict` finds them; see `temperature`.
+They are written into the run folder as calibration.json, where `glmc predict` finds them, if they help on images that
+they were not fitted to; see `temperature`.
 """
 
 import json
@@ -37,7 +38,7 @@ CHANGEABLE = sorted(
 def calibrate(
     run: Path, overrides: tuple[str, ...] = (), *, images: Path | None = None, quiet: bool = False
 ) -> dict[str, Any]:
-    """Fit, print what that changes, and write calibration.json into the run folder.
+    """Fit, print what that changes, and write calibration.json into the run folder where it helps beyond noise.
 
     Args:
         run: a run folder, or one checkpoint.
@@ -46,7 +47,7 @@ def calibrate(
         quiet: nothing on the terminal.
 
     Returns:
-        The content of calibration.json.
+        The content of calibration.json; its "helps" is false where none was written.
 
     Raises:
         UserError: no such run, no images, images of the training or the test set, classes that the run does not know.
@@ -79,6 +80,8 @@ def calibrate(
         "temperature_se": fitted.error,
         "before": fitted.before,
         "after": fitted.after,
+        "gain": dict(zip(("low", "high"), fitted.gain, strict=True)),
+        "helps": fitted.helps,
         "ece_by_chance": fitted.ece_by_chance,
         "assumed_prior": assumed,
         "imbalance": {
@@ -88,9 +91,18 @@ def calibrate(
         "prior": dict(zip(trained.classes, fitted.prior.tolist(), strict=True)),
     }
     file = point.home / FILE
-    write_atomic(file, json.dumps(result, indent=1) + "\n")
-    show(result, f"{recipe.name}, {point.path}", screen)
-    screen.say(f"written: {file}, which glmc predict uses from now on")
+    show(result, f"{recipe.title}, {point.path}", screen)
+    if fitted.helps:
+        write_atomic(file, json.dumps(result, indent=1) + "\n")
+        screen.say(f"written: {file}, which glmc predict uses from now on")
+        return result
+    low, high = fitted.gain
+    why = f"the log-likelihood changes by {low:+.3f} to {high:+.3f} nats an image (95 %), which may be noise"
+    if low > 0:
+        why = f"the ECE rises from {fitted.before['ece']:.2f} to {fitted.after['ece']:.2f} %"
+    screen.say(f"no gain: on held-out images {why}; nothing is written, and more images may tell more")
+    if file.exists():
+        screen.say(f"{file} of an earlier calibration stays in use; delete it to predict without")
     return result
 
 
@@ -120,8 +132,6 @@ def show(result: dict[str, Any], title: str, screen: Screen) -> None:
             f"{result['images']} images are few: temperature and ECE may well come out differently on others; give "
             f"{FEW} or more with --images"
         )
-    if result["after"]["nll"] > result["before"]["nll"]:
-        screen.say("calibration did not help on images that it was not fitted on; to predict without, delete its file")
 
 
 class Calibration(NamedTuple):

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.stats import ttest_1samp
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -36,7 +37,13 @@ class Fitted(NamedTuple):
     prior: Tensor  # float64 [C], sums to 1: the class frequencies that the network assumes
     before: dict[str, float]  # `metrics_of`
     after: dict[str, float]
+    gain: tuple[float, float]  # 95 % interval of how much the log-likelihood of an image grows, in nats
     ece_by_chance: float  # percent
+
+    @property
+    def helps(self) -> bool:
+        """Whether held-out images gain by more than noise, and their ECE does not rise above what chance explains."""
+        return self.gain[0] > 0 and self.after["ece"] <= max(self.before["ece"], self.ece_by_chance)
 
 
 def crossfit(logits: Tensor, labels: Tensor, assumed: Tensor, progress: Callable[[int], None]) -> Fitted:
@@ -63,12 +70,15 @@ def crossfit(logits: Tensor, labels: Tensor, assumed: Tensor, progress: Callable
     progress(FOLDS + 1)
     spread = float(np.var(others)) * (FOLDS - 1)  # delete-a-group jackknife, Kott, J. Official Statistics 2001
     before = reweighted(logits, 1.0, assumed, shares)
+    more = (after - before).gather(1, labels[:, None]).flatten()  # [N], nats; paired, as both are of the same image
+    gain = ttest_1samp(more.numpy(), 0).confidence_interval(0.95)
     return Fitted(
         temperature=temperature,
         error=temperature * math.sqrt(spread),
         prior=prior,
         before=metrics_of(before, labels),
         after=metrics_of(after, labels),
+        gain=(float(gain.low), float(gain.high)),
         ece_by_chance=ece_by_chance(after),
     )
 

@@ -93,6 +93,11 @@ class Recipe(Section):
         names = (self.method.name, self.loss.name, self.mixture.name)
         return " + ".join(name for name, plain in zip(names, usual, strict=True) if name != plain)
 
+    @property
+    def title(self) -> str:
+        """The system and its network, e.g. "glmc + class_weighted + mixup_cutmix on resnet32"."""
+        return f"{self.system} on {self.model.name}"
+
     def override(self, *assignments: str) -> Self:
         """A recipe with some values replaced, e.g. `recipe.override("train.seed=3")`; checked as `load` checks.
 
@@ -206,7 +211,7 @@ def _folders() -> list[str]:
     return [entry.name for entry in os.scandir() if entry.is_dir() and not entry.name.startswith(".")]
 
 
-def _build(document: Document, overrides: Iterable[str], about: str, kind: type[R]) -> R:
+def _build(document: Document, overrides: Sequence[str], about: str, kind: type[R]) -> R:
     """Checks a document with the overrides on top, and tells every mistake at once.
 
     What needs no torch comes first, so that a wrong recipe is refused at once; then the settings of method, loss and
@@ -232,8 +237,20 @@ def _build(document: Document, overrides: Iterable[str], about: str, kind: type[
         whole[section] = Choice(name=params.pop("name"), params=params)
     document.refuse_mistakes()
     recipe = recipe.model_copy(update=whole)
-    recipe._about, recipe._written = about, written
+    recipe._about, recipe._written = _described(recipe.name, about, overrides), written
     return recipe
+
+
+def _described(name: str, about: str, overrides: Sequence[str]) -> str:
+    """The head comment of a recipe with overrides: its own only where these leave what it describes as it was."""
+    if any(assignment.startswith("name=") for assignment in overrides):
+        return name
+    other = [assignment for assignment in overrides if changed([assignment])]
+    if not other:
+        return about
+    start = f"{name} with other values:"
+    before = about.splitlines() if about.startswith(start) else [start]
+    return "\n".join([*before, *(f"  {assignment}" for assignment in other)])
 
 
 def _name_the_usual(tree: dict[str, Any]) -> None:

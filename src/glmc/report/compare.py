@@ -64,12 +64,14 @@ def verdicts(entries: Sequence[Entry]) -> list[dict[str, Any]]:
                 sure = certain(each, p)
                 word = ("higher" if each.points > 0 else "lower") if sure else "within noise"
                 row = {"metric": METRICS[metric].word, "gap": signed(each.points), "word": word, "sure": sure}
+                row |= {"images": cell(entry, metric)["images"]}
                 row |= {"interval": f"{signed(each.low)} to {signed(each.high)}", "chance": significance.chance(p)}
                 against[place]["rows"].append(row)
             elif len(first.runs) > 1 and len(entry.runs) > 1 and metric in first.scores and metric in entry.scores:
                 points = signed(entry.scores[metric]["mean"] - first.scores[metric]["mean"])
                 row = {"metric": METRICS[metric].word, "gap": points, "word": "no spread over the seeds", "sure": False}
-                against[place]["rows"].append(row | {"interval": "–", "chance": "–"})
+                row |= {"images": cell(entry, metric)["images"], "interval": "–", "chance": "–"}
+                against[place]["rows"].append(row)
     return against
 
 
@@ -237,7 +239,9 @@ def markdown(entries: Sequence[Entry], remarks: Sequence[str]) -> str:
     for verdict in verdicts(entries):
         lines += ["", f"**{verdict['name']}.** " + " ".join(verdict["sentences"]), ""]
         lines += ["| | gap, points | 95 % interval | |", "|---|---|---|---|"]
-        lines += [f"| {row['metric']} | {row['gap']} | {row['interval']} | {row['word']} |" for row in verdict["rows"]]
+        for row in verdict["rows"]:
+            metric = ", ".join(filter(None, (row["metric"], row["images"])))
+            lines.append(f"| {metric} | {row['gap']} | {row['interval']} | {row['word']} |")
     return "\n".join(lines) + "\n"
 
 

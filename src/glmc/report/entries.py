@@ -81,7 +81,7 @@ def gather(runs: Sequence[Run]) -> list[Entry]:
                 break
         else:
             kept.append((key, [run]))
-    names = [members[0].result.recipe for _, members in kept]
+    names = [members[0].result.title for _, members in kept]
     entries = []
     for place, (name, (_, members)) in enumerate(zip(names, kept, strict=True)):
         folder = members[0].folder.parent if len(members) > 1 else members[0].folder

@@ -77,6 +77,15 @@ class Result(_File):
     expect: Expect | None = None
     published: Published | None = None
 
+    @property
+    def title(self) -> str:
+        """What was trained, on which network: "logit_adjusted + cutmix on resnet32"; of a second stage, both."""
+        whole = self.method
+        if self.stage2 is not None:
+            first = self.stage1.method if self.stage1 is not None else None
+            whole = f"{first or self.method}, then {self.stage2}"
+        return f"{whole} on {self.backbone}"
+
     def intervals(self, few: Few) -> dict[str, Interval]:
         """How surely the accuracies of the last epoch are known; `few`: the border of the few-shot group."""
         images = np.array([row["test"] for row in self.per_class])

@@ -246,7 +246,7 @@ def test(path: Path, overrides: tuple[str, ...], *, quiet: bool) -> dict[str, An
         result["flip_tta"] = score(trained, split, recipe, flip=True)[0]
     rows = {"single view": result["test"], **rows_of(sure)}
     rows |= {"flip TTA": result["flip_tta"]} if recipe.eval.flip_tta else {}
-    screen.table(f"{recipe.name}, {recipe.model.name}, {point.path}, accuracy in percent", rows)
+    screen.table(f"{recipe.title}, {point.path}, accuracy in percent", rows)
     if doubt := doubts(result["test"], sure):
         screen.say(doubt)
     return result

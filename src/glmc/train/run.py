@@ -421,7 +421,7 @@ def announce(parts: Parts, run: Path, screen: Screen) -> None:
     recipe, data, counts = parts.recipe, parts.data, parts.counts
     parameters = sum(p.numel() for p in parts.method.parameters())
     screen.say(
-        f"{recipe.name}: {recipe.system} on {recipe.model.name} ({parameters / 1e6:.2f} M parameters with heads), "
+        f"{recipe.title} ({parameters / 1e6:.2f} M parameters with heads), from the recipe {recipe.name}, "
         f"{recipe.train.precision} on {parts.device}, in {run}"
     )
     screen.say(

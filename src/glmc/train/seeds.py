@@ -86,7 +86,7 @@ def go_through(base: Path, *, together: int | None = None, command: str, quiet: 
     expect = recipes[0].expect
     if expect is not None:
         rows[f"expected ({expect.seeds} seeds)"] = folder.expectation(expect)
-    screen.table(f"{recipes[0].name}, mean and standard deviation", rows)
+    screen.table(f"{recipes[0].title}, mean and standard deviation", rows)
     if doubt := doubts({name: score["mean"] for name, score in spread.items()}, sure):
         screen.say(doubt)
     speed = f"   {summary['runs_per_hour']:.1f} runs per hour" if anew else ""
