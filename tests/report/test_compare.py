@@ -22,7 +22,7 @@ from test_report import (
 
 from glmc import report
 from glmc.errors import UserError
-from glmc.report import compare, entries, finished
+from glmc.report import compare, entries, finished, ranking
 from glmc.screen import Screen
 
 QUIET = Screen(quiet=True)
@@ -235,6 +235,24 @@ def test_unfinished_missing_and_repeated_runs(tmp_path):
         write([folder], tmp_path / "page.pdf")
     with pytest.raises(UserError, match=r"cannot be written"):
         write([folder], tmp_path / "missing" / "table.csv")
+
+
+def test_a_sweep_is_ranked_by_validation_images_if_it_has_some(tmp_path):
+    sweep = tmp_path / "sweep"
+    runs = [other(digits(sweep / str(i), seed=i), {"optim.lr": i}) for i in range(2)]
+    (sweep / "sweep.json").write_text("{}")
+    assert "no validation images, and data.val_fraction=0.1 would" in write([sweep], tmp_path / "table.md").read_text()
+    rows = [{"point": "a", "balanced": 60, "validation": None}, {"point": "b", "balanced": 50, "validation": 70}]
+    assert ranking.rank(rows)[0][0] == {"rank": 1, "point": "a", "balanced": 60}
+    assert "too good" in ranking.rank(rows)[1]
+    for i, run in enumerate(runs):
+        record = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1]) | {"val": {"balanced": 50 + 20 * i}}
+        (run / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+    assert ranking.on_validation(runs) == 60
+    assert ranking.rank([{**rows[0], "validation": 65}, rows[1]])[0][0]["point"] == "b"
+    assert (
+        "sweep.md ranks the points by their validation" in Text(write([sweep], tmp_path / "page.html").read_text()).all
+    )
 
 
 def test_csv_holds_every_figure_in_full(pair, tmp_path):

@@ -74,9 +74,14 @@ def test_a_sweep_leaves_a_table_and_goes_on_where_it_stopped(tmp_path):
     sweep([base], grid, [0, 1], out, **QUIET)
     with (out / "sweep.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["point"] for row in rows] == ["method.contrast_weight=0", "method.contrast_weight=4"]
+    assert {row["point"] for row in rows} == {"method.contrast_weight=0", "method.contrast_weight=4"}
+    assert [row["rank"] for row in rows] == ["1", "2"]
+    assert float(rows[0]["balanced"]) >= float(rows[1]["balanced"])
+    assert "validation" not in rows[0]
     assert all(row["seeds"] == "2" and float(row["top1"]) >= 0 and row["top1_sd"] for row in rows)
     table = (out / "sweep.md").read_text()
+    assert table.startswith("Ranked by the balanced accuracy on the test images: the figures of the best point are too")
+    assert "glmc + class_weighted + mixup_cutmix" in table
     assert "294,916" in table  # parameters stand beside every accuracy
     assert (out / "sweep.png").stat().st_size > 5000
     assert (out / "confusion.png").stat().st_size > 5000

@@ -12,7 +12,7 @@ import numpy as np
 
 from glmc.errors import UserError
 from glmc.recipe import essence
-from glmc.report import summary
+from glmc.report import ranking, summary
 from glmc.report.finished import Run
 from glmc.report.page import parameters
 from glmc.runs.result import finished
@@ -58,6 +58,8 @@ def find(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
             found = [run for run in inside if finished(run)]
             if not found:
                 raise UserError(f"{path} is neither a finished run nor a folder of finished runs; name one of these.")
+            if (path / ranking.PLAN).exists():
+                remarks.append(ranking.remark(path, found))
             if len(found) < len(inside):
                 remarks.append(f"{len(inside) - len(found)} of the {len(inside)} runs in {path} are not finished.")
         for run in found:

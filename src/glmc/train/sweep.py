@@ -123,11 +123,15 @@ def sweep(
     done = [(point, [run for run in places if run not in failed]) for point, places in zip(laid, runs, strict=True)]
     done = [(point, places) for point, places in done if places]
     if done:
+        from glmc.report.ranking import rank  # matplotlib: not worth a second at the start
+
         rows = [summary(point.label, places) for point, places in done]
-        write_tables(target, rows)
         draw(target, rows)
+        rows, ranked = rank(rows)
+        write_tables(target, rows, ranked)
         draw_confusions(target, {point.label: places[0] for point, places in done})
-        screen.table(f"{len(laid)} points, {len(seeds)} seeds, last epoch", {row["point"]: row for row in rows})
+        title = f"{len(laid)} points, {len(seeds)} seeds, last epoch, test images; {ranked}"
+        screen.table(title, {f"{row['rank']}  {row['point']}": row for row in rows})
         screen.say(f"{target / 'sweep.md'}")
     if failed:
         raise NonFiniteLoss(f"{len(failed)} runs of the sweep became non-finite and are not in its table: {failed[0]}")
@@ -168,16 +172,18 @@ def name_of(label: str, seed: int) -> str:
 
 
 def summary(label: str, runs: Sequence[Path]) -> dict[str, Any]:
-    """A row of the table: the point, the network, and mean and deviation of each metric over the seeds."""
+    """A row of the table: the point, what was trained, and mean and deviation of each metric over the seeds."""
     from glmc import report
+    from glmc.report import ranking
 
     first = result.read(runs[0])
-    head = {"point": label, "backbone": first.backbone, "parameters": first.parameters, "seeds": len(runs)}
+    head = {"point": label, "method": first.method, "backbone": first.backbone, "parameters": first.parameters}
+    head |= {"seeds": len(runs), "validation": ranking.on_validation(runs)}
     return head | report.in_one_row(report.summary(runs))
 
 
-def write_tables(target: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """sweep.csv with every metric, sweep.md with those that people look at first."""
+def write_tables(target: Path, rows: Sequence[dict[str, Any]], ranked: str) -> None:
+    """sweep.csv with every metric, sweep.md with those that people look at first and by what they are `ranked`."""
     keys = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, keys, lineterminator="\n", restval="")
@@ -185,11 +191,14 @@ def write_tables(target: Path, rows: Sequence[dict[str, Any]]) -> None:
     writer.writerows(rows)
     write_atomic(target / "sweep.csv", text.getvalue())
     shown = [key for key in MAIN if any(key in row for row in rows)]
-    lines = ["| point | network | parameters | " + " | ".join(METRICS[key].word for key in shown) + " |"]
-    lines.append("|---" * (len(shown) + 3) + "|")
+    heads = ["rank", "point", "system", "network", "parameters", *(["validation"] if "validation" in keys else [])]
+    heads += [METRICS[key].word for key in shown]
+    lines = [f"{ranked[0].upper()}{ranked[1:]}.", "", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for row in rows:
         cells = [f"{row[key]:.2f}" + (f" ± {row[f'{key}_sd']:.2f}" if f"{key}_sd" in row else "") for key in shown]
-        lines.append(f"| {row['point']} | {row['backbone']} | {row['parameters']:,} | " + " | ".join(cells) + " |")
+        head = [str(row["rank"]), row["point"], row["method"], row["backbone"], f"{row['parameters']:,}"]
+        head += [f"{row['validation']:.2f}"] if "validation" in row else []
+        lines.append("| " + " | ".join(head + cells) + " |")
     write_atomic(target / "sweep.md", "\n".join(lines) + "\n")
 
 
@@ -207,7 +216,7 @@ def draw(target: Path, rows: Sequence[dict[str, Any]]) -> None:
             places, heights, spread, marker=marker, capsize=3, label=METRICS[key].word, lw=2 if key == "top1" else 1
         )
     axes.set_xticks(list(at), [row["point"].replace(" ", "\n") for row in rows], fontsize=7)
-    axes.set_ylabel("accuracy in percent")
+    axes.set_ylabel("accuracy on the test images, percent")
     axes.legend(frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.15))
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(target / "sweep.png", dpi=150)
