@@ -15,7 +15,7 @@ from glmc.errors import UserError
 from glmc.metrics import GROUPS, MAIN, METRICS, doubts
 from glmc.report import overlays, significance
 from glmc.report.drawing import draw
-from glmc.report.entries import Entry, differing, find, gather, network, refuse_other_tests
+from glmc.report.entries import Entry, differing, find, gather, refuse_other_tests
 from glmc.report.entries import remarks as remarks_on
 from glmc.report.finished import read
 from glmc.report.page import number, render
@@ -179,7 +179,6 @@ def html(entries: Sequence[Entry], remarks: Sequence[str]) -> str:
         "metrics": {name: METRICS[name].title.partition(",")[0].replace("-", "\u2011") for name in metrics},
         "cells": [{name: cell(entry, name) for name in metrics} for entry in entries],
         "others": [others(entry) for entry in entries],
-        "networks": [network(entry.first) for entry in entries],
         "commands": [[report.command(run) for run in entry.runs] for entry in entries],
         "remarks": remarks,
         "spread": SPREAD,
