@@ -144,7 +144,7 @@ def test_show_prints_the_complete_recipe_and_its_data(command, place):
     Path("shown.yaml").write_text(text)
     shown = recipe.load("shown.yaml")
     assert shown.model_dump() == recipe.load("tiny.yaml", ["train.seed=3", "data.val_fraction=0.1"]).model_dump()
-    assert text.startswith("# tiny with other values:\n#   data.val_fraction=0.1\n")
+    assert text.startswith("# tiny with other values of data.val_fraction\n")
     tail = np.repeat(np.arange(10), [int(36 * 0.25 ** (c / 9)) for c in range(10)])
     kept, held = stratified_holdout(tail, 0.1, seed=0)  # the hold-out is taken from the long tail, not beside it
     counts = np.bincount(tail[kept])

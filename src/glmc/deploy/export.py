@@ -197,7 +197,8 @@ def public(recipe: Recipe) -> Recipe:
         for key, value in section.items()
         if isinstance(value, str) and (Path(value).is_absolute() or value.startswith("~"))
     ]
-    return recipe.override("parent=null", "starts_from=null", "train.device=auto", *changes)
+    alone = ["parent=null", "starts_from=null"] if recipe.parent is not None else []
+    return recipe.override("train.device=auto", *alone, *changes)
 
 
 def versions() -> dict[str, str]:

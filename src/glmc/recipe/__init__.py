@@ -245,12 +245,12 @@ def _described(name: str, about: str, overrides: Sequence[str]) -> str:
     """The head comment of a recipe with overrides: its own only where these leave what it describes as it was."""
     if any(assignment.startswith("name=") for assignment in overrides):
         return name
-    other = [assignment for assignment in overrides if changed([assignment])]
-    if not other:
+    keys = [assignment.partition("=")[0] for assignment in overrides if changed([assignment])]
+    if not keys:
         return about
-    start = f"{name} with other values:"
-    before = about.splitlines() if about.startswith(start) else [start]
-    return "\n".join([*before, *(f"  {assignment}" for assignment in other)])
+    start = f"{name} with other values of "
+    before = about.removeprefix(start).split(", ") if about.startswith(start) else []
+    return start + ", ".join(dict.fromkeys([*before, *keys]))
 
 
 def _name_the_usual(tree: dict[str, Any]) -> None:

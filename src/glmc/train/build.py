@@ -146,7 +146,7 @@ def build(recipe: Recipe, screen: Screen, *, initial: bool = True, known: Invent
     mode = recipe.train.step
     if mode == "auto":
         mode = runtime.pick_mode(device, steps * step_flops(method, loader, data))
-        settled = settled.override(f"train.step={mode}")
+        settled = settled.settle({}, {"step": mode})
     if mode.startswith("graph") and device.type != "cuda":  # a run that was begun on a GPU may go on elsewhere
         screen.say(f"train.step={mode} needs a CUDA device, and this is {device.type}: steps are carried out eagerly")
         mode = "eager"
