@@ -15,7 +15,7 @@ from PIL import Image
 
 import glmc
 from glmc import __main__, recipe, report
-from glmc.data.sources import stratified_holdout
+from glmc.data.holdout import stratified_holdout
 from glmc.runs import checkpoint
 
 TINY = """
@@ -181,10 +181,10 @@ def test_the_cache_of_decoded_images_is_shown_and_cleared(command, place, monkey
     assert command("train", "tiny.yaml", *FOLDER, "train.max_steps=1", "--out", "run", "--quiet")[0] == 0
     code, text, _ = command("cache")
     assert code == 0
-    assert len(text.splitlines()) == 3  # training images, test images, sum
+    assert len(text.splitlines()) == 5  # pixels and digests of training and test images, sum
     assert str(place / "cache") in text.splitlines()[-1]
     entries = json.loads(command("cache", "--json")[1])
-    assert len(entries) == 2
+    assert len(entries) == 4
     assert sum(entry["bytes"] for entry in entries) >= 16 * 8 * 8 * 3
     code, text, _ = command("cache", "--clear")
     assert code == 0
@@ -382,22 +382,23 @@ def test_a_run_or_checkpoint_that_does_not_suit(command, place, run):
         assert {path: after[path] for path in before} == before
 
 
-def test_a_run_is_not_resumed_on_other_images(command, place, monkeypatch):
-    """The folder that the recipe names has changed since: another number of images, another class."""
+def test_a_run_is_resumed_on_its_own_images_alone(command, place, monkeypatch):
+    """The folder that the recipe names has changed since: an image is gone, a class has come."""
     monkeypatch.setattr(report, "write", lambda run: None)
     photographs(place / "images/train", cat=4, dog=4)
     photographs(place / "images/test", cat=1, dog=1)
     assert command("train", "tiny.yaml", *FOLDER, "train.max_steps=1", "--out", "run", "--quiet")[0] == 0
     (place / "run/result.json").unlink()
-    (place / "images/train/dog/0.png").unlink()
+    away = (place / "images/train/dog/0.png").rename(place / "0.png")
     code, _, complaint = command("train", "--resume", "run")
     assert code == 2
-    assert "[4, 3] training images a class, and the run began with [4, 4]" in complaint
+    assert "of the run's 8 training images under images, 1 missing (first: 'train/dog/0.png')" in complaint
+    away.rename(place / "images/train/dog/0.png")
     photographs(place / "images/train", emu=4)
     photographs(place / "images/test", emu=1)
-    code, _, complaint = command("train", "--resume", "run")
-    assert code == 2
-    assert "3 classes, and the checkpoint was trained on 2" in complaint
+    code, output, _ = command("train", "--resume", "run")
+    assert code == 0
+    assert "5 images have come since the run began" in output
     assert checkpoint.latest(place / "run/checkpoints").step == 1
 
 

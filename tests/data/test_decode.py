@@ -9,11 +9,9 @@ import pytest
 from PIL import Image
 from torchvision.transforms import CenterCrop, Resize
 
+from glmc.data.cache import cache_entries, cache_folder, clear_cache
 from glmc.data.decode import (
-    cache_entries,
-    cache_folder,
     centre_square,
-    clear_cache,
     decode_image,
     headers,
     materialise,

@@ -6,6 +6,7 @@ from PIL import Image
 
 from glmc import recipe
 from glmc.data import decode
+from glmc.data.cache import cache_entries
 from glmc.data.prepare import measured, pixels, prepare
 from glmc.data.split import Paths
 from glmc.errors import UserError
@@ -116,7 +117,7 @@ def test_whole_images_come_with_their_sizes(folder):
     assert data.sizes.tolist() == [[20, 30]] * 10 + [[30, 20]] * 10
     (folder / "train" / "cat" / "0.jpg").touch()  # another time of change: the sizes are read anew, and are the same
     assert settled(folder, "data.size=16", "data.area=whole")[0].sizes.tolist() == data.sizes.tolist()
-    assert len(decode.cache_entries()) == 4  # two of sizes, pixels and contents of the test images
+    assert len(cache_entries()) == 4  # two of sizes, pixels and contents of the test images
 
 
 def test_the_rows_of_a_long_tail_have_their_own_sizes(folder):

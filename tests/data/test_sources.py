@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from glmc.data import lists, sources
+from glmc.data.holdout import stratified_holdout
 from glmc.errors import UserError
 
 
@@ -86,7 +87,7 @@ def test_the_test_digits_are_pinned():
 def test_holdout_is_stratified(fraction, held):
     counts = [1, 2, 3, 10, 100]
     labels = np.random.RandomState(0).permutation(np.repeat(np.arange(5), counts))
-    train, out = sources.stratified_holdout(labels, fraction, 0)
+    train, out = stratified_holdout(labels, fraction, 0)
     assert sorted([*train, *out]) == list(range(len(labels)))
     assert (np.diff(train) > 0).all()
     assert (np.diff(out) > 0).all()
@@ -96,14 +97,14 @@ def test_holdout_is_stratified(fraction, held):
 
 def test_holdout_is_a_function_of_the_seed_and_of_the_class():
     labels = np.repeat([0, 1], 50)
-    first, again, other = (sources.stratified_holdout(labels, 0.5, seed)[1].tolist() for seed in (0, 0, 1))
+    first, again, other = (stratified_holdout(labels, 0.5, seed)[1].tolist() for seed in (0, 0, 1))
     assert first == again != other
-    alone = sources.stratified_holdout(labels[:50], 0.5, 0)[1].tolist()
+    alone = stratified_holdout(labels[:50], 0.5, 0)[1].tolist()
     assert alone == [row for row in first if row < 50]
 
 
 def test_holdout_rows_are_pinned():
-    held = sources.stratified_holdout(np.arange(1000) % 10, 0.2, 0)[1]
+    held = stratified_holdout(np.arange(1000) % 10, 0.2, 0)[1]
     assert (
         hashlib.sha256(held.astype("<i8").tobytes()).hexdigest()
         == "65e469f3ddd91f23206d233cfc5ae7206e19b43b5d6adbfcca01abe767b250a8"
@@ -113,7 +114,7 @@ def test_holdout_rows_are_pinned():
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 2, float("nan")])
 def test_holdout_of_an_impossible_share(fraction):
     with pytest.raises(UserError, match=r"cannot be held out: give a number between 0 and 1"):
-        sources.stratified_holdout(np.array([0, 0]), fraction, 0)
+        stratified_holdout(np.array([0, 0]), fraction, 0)
 
 
 # --------------------------------------------------------------------------------------------------- image folders

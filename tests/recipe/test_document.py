@@ -115,7 +115,7 @@ FILES = [
      'cats.yaml:15: optim.lr must be a number, not "fast" (peak learning rate, above 0)'),
     ("  lr: 1e-1\n", "", "cats.yaml:13: optim.lr is missing (peak learning rate, above 0)"),
     ("  lr: 1e-1\n", "  learning_rate: 1\n  lr: 1\n", "cats.yaml:15: unknown key optim.learning_rate; "
-     "optim has name, lr, backbone_lr, momentum, nesterov, weight_decay, clip, sharpness"),
+     "did you mean optim.lr?"),
     ("eval: {", "evla: {", "cats.yaml:19: unknown key evla; did you mean eval?"),
     ("train:\n  epochs: 200\n", "", "cats.yaml: train is missing"),
     ("strength: 3", "stength: 3", "cats.yaml:12: unknown key method.stength; did you mean method.strength?"),

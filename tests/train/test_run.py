@@ -530,7 +530,8 @@ def test_a_signal_saves_and_names_the_way_on(place, plain, no_report, number, co
     process.send_signal(number)
     _, errors = process.communicate()
     assert process.returncode == code
-    assert errors == f"glmc: stopped by {number.name}, state saved; go on with: glmc train --resume {run.name}\n"
+    again = f"glmc train --resume {run.name} --code {place}"
+    assert errors == f"glmc: stopped by {number.name}, state saved; go on with: {again}\n"
     assert not (run / "result.json").exists()
     assert 0 < newest_step(run) < 3 * STEPS
     assert glmc("train", "--resume", run, "--quiet") == 0

@@ -24,7 +24,7 @@ def show(
     import inspect
 
     from glmc import recipe
-    from glmc.data import prepare
+    from glmc.data import parts
     from glmc.recipe.document import shown
 
     wanted = recipe.load(recipe_name, tuple(overrides or ()))
@@ -37,8 +37,8 @@ def show(
         return
     print(wanted.to_yaml(), end="")
     try:
-        source = prepare.find(wanted.data.model_copy(update={"download": False}))
-        train, val = prepare.long_tailed(source, wanted.data)
+        source = parts.find(wanted.data.model_copy(update={"download": False}))
+        train, val = parts.long_tailed(source, wanted.data)
     except UserError as error:
         print(f"# data: {error}")
         return
@@ -148,18 +148,18 @@ def cache(
     clear: Annotated[bool, typer.Option("--clear", help="Delete it all.")] = False, as_json: AsJson = False
 ) -> None:
     """Show, or clear, the cache of decoded images."""
-    from glmc.data import decode
+    from glmc.data import cache
 
     if clear:
-        print(f"{decode.clear_cache() / 2**20:.1f} MiB freed")
+        print(f"{cache.clear_cache() / 2**20:.1f} MiB freed")
         return
-    entries = decode.cache_entries()
+    entries = cache.cache_entries()
     if as_json:
         print(json.dumps([entry._asdict() for entry in entries], indent=1, default=str))
         return
     for entry in entries:
         print(f"{entry.bytes / 2**20:9.1f} MiB  {entry.date}  {entry.root}")
-    print(f"{sum(entry.bytes for entry in entries) / 2**20:9.1f} MiB in {decode.cache_folder()}")
+    print(f"{sum(entry.bytes for entry in entries) / 2**20:9.1f} MiB in {cache.cache_folder()}")
 
 
 def recipes() -> list[dict[str, Any]]:

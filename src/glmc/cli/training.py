@@ -21,9 +21,12 @@ def train(
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Several runs, e.g. 0,1,2, and their mean and deviation.")] = None,
+    folds: Annotated[
+        int | None, typer.Option(min=2, help="Cross-validation: as many runs, in which each image is tested on once.")
+    ] = None,
     together: Annotated[
         int | None,
-        typer.Option(min=1, help="Seeds to train side by side. Default: as many as fit on a GPU, elsewhere one."),
+        typer.Option(min=1, help="Runs to train side by side. Default: as many as fit on a GPU, elsewhere one."),
     ] = None,
     minutes: Annotated[
         float | None, typer.Option(min=0, help="How long the run may take here; sets train.epochs.")
@@ -33,13 +36,15 @@ def train(
     """Train a recipe, or what suits a folder of images, and say how good it is. Alone: GLMC on handwritten digits."""
     command = "glmc " + " ".join(map(shlex.quote, sys.argv[1:]))
     name, overrides = split_words(words)
-    if minutes is not None and (resume is not None or seeds is not None):
+    if seeds is not None and folds is not None:
+        raise UserError("--seeds and --folds stand apart: leave one of them out")
+    if minutes is not None and (resume is not None or seeds is not None or folds is not None):
         raise UserError("--minutes is for one new run: leave it out, and set train.epochs where several are trained")
     if minutes is not None and any(word.startswith("train.epochs=") for word in overrides):
         raise UserError(f"--minutes {minutes:g} sets train.epochs, which is given, too: keep one of them")
     if resume is not None:
-        if name is not None or out is not None or seeds is not None:
-            raise UserError("--resume takes a run folder and stands without recipe, --out and --seeds")
+        if name is not None or out is not None or seeds is not None or folds is not None:
+            raise UserError("--resume takes a run folder and stands without recipe, --out, --seeds and --folds")
         if (resume / "seeds.json").is_file() and not overrides:
             from glmc.train import seeds as several
 
@@ -55,17 +60,20 @@ def train(
     wanted = recipe.load(name or "digits_lt/glmc", overrides)
     if recipe.changed(overrides):
         wanted = wanted.override("expect=null", "published=null")  # results of another recipe from here on
-    if seeds is None:
+    if seeds is None and folds is None:
         if together is not None:
-            raise UserError("--together is for several runs: add --seeds, e.g. --seeds 0,1,2")
+            raise UserError("--together is for several runs: add --seeds, e.g. --seeds 0,1,2, or --folds")
         from glmc.train import run
 
         run.train(wanted, out, minutes=minutes, command=command, quiet=quiet, since=STARTED)
         return
-    numbers = parse_seeds(seeds)
+    numbers = [] if seeds is None else parse_seeds(seeds)
     from glmc.train import seeds as several
 
-    several.train_seeds(wanted, numbers, out, together=together, command=command, quiet=quiet, since=STARTED)
+    if folds is not None:
+        several.train_folds(wanted, folds, out, together=together, command=command, quiet=quiet, since=STARTED)
+    else:
+        several.train_seeds(wanted, numbers, out, together=together, command=command, quiet=quiet, since=STARTED)
 
 
 def for_own_images(name: str | None, overrides: tuple[str, ...], quiet: bool) -> tuple[str | None, tuple[str, ...]]:

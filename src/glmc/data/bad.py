@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from glmc.data import decode
+from glmc.data import cache, decode
 from glmc.data.sources import Source
 from glmc.data.split import Paths, Split
 from glmc.errors import UserError
@@ -80,7 +80,7 @@ def unreadable(split: Split, part: str, data: Data, screen: Screen) -> dict[int,
     """Row -> what is wrong, of the images of a split that cannot be read; of an array, none."""
     if not isinstance(split.images, Paths):
         return {}
-    cache_dir = decode.cache_folder() if data.cache else None
+    cache_dir = cache.cache_folder() if data.cache else None
     with screen.bar(f"reading all {part} images", len(split)) as bar:
         return decode.unreadable(
             split.images, channels=data.channels or 3, cache_dir=cache_dir, progress=bar.to, say=screen.say
@@ -102,7 +102,7 @@ def shown(line: str) -> str:
 def listed(lines: list[str]) -> str:
     """Writes the lines into a file of the cache folder: "; all in FILE", or "" where it takes none."""
     text = os.fsencode("".join(f"{line}\n" for line in lines))
-    file = decode.cache_folder() / f"unreadable-{hashlib.sha256(text).hexdigest()[:12]}.txt"
+    file = cache.cache_folder() / f"unreadable-{hashlib.sha256(text).hexdigest()[:12]}.txt"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(text)

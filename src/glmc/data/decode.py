@@ -16,15 +16,12 @@ import importlib.util
 import io
 import json
 import os
-import re
 import stat
-import tempfile
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import PIL
@@ -32,6 +29,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
+from glmc.data import cache
 from glmc.data.split import Paths
 from glmc.errors import UserError
 
@@ -102,7 +100,7 @@ def materialise(
     """
     fingerprint = _fingerprint(paths, size, channels, resize, exif, bits)
     if cache_dir is not None:
-        cached = _read_cache(cache_dir, fingerprint, say)
+        cached = cache.read(cache_dir, fingerprint, say)
         if cached is not None:
             return cached
     if size is None or channels is None:
@@ -119,7 +117,7 @@ def materialise(
 
     _for_every(paths, decode, workers, progress)
     if cache_dir is not None:
-        _write_cache(cache_dir, fingerprint, pixels, paths.root, say)
+        cache.write(cache_dir, fingerprint, pixels, paths.root, say)
     return pixels
 
 
@@ -141,7 +139,7 @@ def unreadable(
         fingerprint = _fingerprint(paths, "unreadable", channels)
     except Unreadable:  # what is not there now may be there next time
         fingerprint, cache_dir = "", None
-    found = None if cache_dir is None else _read_cache(cache_dir, fingerprint, say)
+    found = None if cache_dir is None else cache.read(cache_dir, fingerprint, say)
     if found is not None:
         return {int(row): why for row, why in json.loads(found.tobytes()).items()}
 
@@ -154,7 +152,7 @@ def unreadable(
     bad = {row: reason(error) for row, error in failures.items()}
     lasting = not any(isinstance(error, OSError) and error.errno for error in failures.values())
     if cache_dir is not None and lasting:  # a disk that could not be read may recover
-        _write_cache(cache_dir, fingerprint, np.frombuffer(json.dumps(bad).encode(), np.uint8), paths.root, say)
+        cache.write(cache_dir, fingerprint, np.frombuffer(json.dumps(bad).encode(), np.uint8), paths.root, say)
     return bad
 
 
@@ -266,7 +264,7 @@ def headers(
         UserError: files that cannot be read (the first ten and their number).
     """
     fingerprint = _fingerprint(paths, "headers", exif)
-    found = None if cache_dir is None else _read_cache(cache_dir, fingerprint, say)
+    found = None if cache_dir is None else cache.read(cache_dir, fingerprint, say)
     if found is None:
         found = np.empty((len(paths), 3), dtype=np.int32)  # height, width, channels
 
@@ -280,7 +278,7 @@ def headers(
 
         _for_every(paths, look, workers, progress)
         if cache_dir is not None:
-            _write_cache(cache_dir, fingerprint, found, paths.root, say)
+            cache.write(cache_dir, fingerprint, found, paths.root, say)
     return np.ascontiguousarray(found[:, :2]), int(found[:, 2].max(initial=1))
 
 
@@ -301,7 +299,7 @@ def digests(
         UserError: files that cannot be read (the first ten and their number).
     """
     fingerprint = _fingerprint(paths, "digests")
-    found = None if cache_dir is None else _read_cache(cache_dir, fingerprint, say)
+    found = None if cache_dir is None else cache.read(cache_dir, fingerprint, say)
     if found is None:
         found = np.empty(len(paths), dtype=np.uint64)
 
@@ -312,7 +310,7 @@ def digests(
 
         _for_every(paths, look, workers, progress)
         if cache_dir is not None:
-            _write_cache(cache_dir, fingerprint, found, paths.root, say)
+            cache.write(cache_dir, fingerprint, found, paths.root, say)
     return found
 
 
@@ -457,50 +455,6 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-# -------------------------------------------------------------------------------------------------------- the cache
-
-
-class CacheEntry(NamedTuple):
-    """One decoded set: its fingerprint, its bytes on disk, when it was made, and the folder of the images."""
-
-    name: str
-    bytes: int
-    date: str
-    root: str
-
-
-def cache_folder() -> Path:
-    """$GLMC_CACHE, else $XDG_CACHE_HOME/glmc, else ~/.cache/glmc."""
-    if os.environ.get("GLMC_CACHE"):
-        return Path(os.environ["GLMC_CACHE"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glmc"
-
-
-def cache_entries(folder: Path | None = None) -> list[CacheEntry]:
-    """The complete sets in the cache (None: `cache_folder()`), oldest first."""
-    entries = []
-    for file in _cache_files(folder or cache_folder()):
-        about = _about(file.with_suffix(".json")) if file.suffix == ".npy" else None
-        if about is not None:
-            entries.append(CacheEntry(file.stem, file.stat().st_size, str(about["date"]), str(about["root"])))
-    return sorted(entries, key=lambda entry: entry.date)
-
-
-def clear_cache(folder: Path | None = None) -> int:
-    """Removes what the cache wrote in its folder (None: `cache_folder()`) and nothing else; returns the bytes freed."""
-    freed = 0
-    for file in _cache_files(folder or cache_folder()):
-        freed += file.stat().st_size
-        file.unlink()
-    return freed
-
-
-def _cache_files(folder: Path) -> list[Path]:
-    names = sorted(os.listdir(folder)) if folder.is_dir() else []
-    ours = r"[0-9a-f]{64}\.(npy|json)|unreadable-[0-9a-f]{12}\.txt|\.glmc-.*\.tmp"
-    return [folder / name for name in names if re.fullmatch(ours, name)]
-
-
 def _fingerprint(paths: Paths, *options: str | int | None) -> str:
     """sha256 over options and files: path below the root, bytes, and the times of the last change.
 
@@ -522,65 +476,3 @@ def _fingerprint(paths: Paths, *options: str | int | None) -> str:
         digest.update(os.fsencode(name) + facts.encode())
     _refuse(paths, failures)
     return digest.hexdigest()
-
-
-def _about(file: Path) -> dict[str, object] | None:
-    """What the small file beside a cached array says; None if it is absent or damaged."""
-    try:
-        about = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return about if isinstance(about, dict) and {"sha256", "date", "root"} <= about.keys() else None
-
-
-def _read_cache(folder: Path, name: str, say: Callable[[str], None]) -> NDArray[Any] | None:
-    """The cached array; None if there is none or it is damaged, which is said."""
-    array, about_file = folder / f"{name}.npy", folder / f"{name}.json"
-    if not about_file.exists():
-        return None
-    try:
-        about = _about(about_file)
-        with open(array, "rb") as file:
-            if about is not None and hashlib.file_digest(file, "sha256").hexdigest() == about["sha256"]:
-                return np.load(array, mmap_mode="c", allow_pickle=False)
-    except OSError:
-        pass  # as good as damaged
-    say(f"the cached images {array} are damaged: decoding them again")
-    return None
-
-
-def _write_cache(folder: Path, name: str, array: NDArray[Any], root: str, say: Callable[[str], None]) -> None:
-    """Array first, then the small file that makes it count; each appears whole or not at all."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / f"{name}.npy", lambda file: _save(file, array))
-        with open(folder / f"{name}.npy", "rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        date = datetime.now().astimezone().isoformat(timespec="seconds")
-        about = {"sha256": sha256, "date": date, "root": os.path.abspath(root), "shape": array.shape}
-        _replace(folder / f"{name}.json", lambda file: file.write(json.dumps(about).encode()))
-    except OSError as error:
-        say(
-            f"the decoded images are not cached, for {folder} cannot take them ({error.strerror}): make room, or set "
-            "GLMC_CACHE to another folder; this run goes on without"
-        )
-
-
-def _save(file: BinaryIO, array: NDArray[Any]) -> None:
-    """numpy.save, but with the reason if the disk is full."""
-    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-    file.write(array.data)
-
-
-def _replace(target: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Writes a temporary file beside the target, brings it to the disk and gives it the target's name."""
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=".glmc-", suffix=".tmp")
-    try:
-        with open(descriptor, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -105,7 +105,7 @@ def from_csv(content: bytes, file: Path, root: Path) -> Inventory:
         UserError: it is damaged; names the line.
     """
     reader = csv.reader(io.StringIO(content.decode("utf-8", "surrogateescape"), newline=""))
-    columns: dict[str, list[tuple[str, int, int, int]]] = {}
+    columns: dict[str, list[tuple[str, int, int, int]]] = {"train": [], "test": []}  # there may be no test images
     classes: dict[int, str] = {}
     try:
         if tuple(next(reader, ())) != COLUMNS:
@@ -120,9 +120,9 @@ def from_csv(content: bytes, file: Path, root: Path) -> Inventory:
     all_classes = tuple(classes.get(label, str(label)) for label in range(max(classes, default=-1) + 1))
     inventory = {}
     for part, rows in columns.items():
-        images, labels, sizes, digests = zip(*rows, strict=True)
-        split = Split(Paths.from_list(root, images), np.array(labels, dtype=np.int64), all_classes)
-        inventory[part] = Listed(split, np.array(sizes, dtype=np.int64), np.array(digests, dtype=np.uint64))
+        labels, sizes = (np.array([row[column] for row in rows], dtype=np.int64) for column in (1, 2))
+        split = Split(Paths.from_list(root, [row[0] for row in rows]), labels, all_classes)
+        inventory[part] = Listed(split, sizes, np.array([row[3] for row in rows], dtype=np.uint64))
     return inventory
 
 
@@ -157,7 +157,7 @@ def refuse_changed(part: Listed, what: str, digests: Digests) -> None:
                 other.append(row)
         except OSError:
             gone.append(row)
-    if len(gone) == len(paths):
+    if gone and len(gone) == len(paths):
         raise UserError(
             f"none of the run's {len(paths)} {what} images lie under {paths.root}: say where they are with data.root="
         )

@@ -19,14 +19,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from glmc.data import cifar, folders, hub, large, lists
+from glmc.data import cifar, folders, holdout, hub, large, lists
+from glmc.data.holdout import HoldOut
 from glmc.data.split import Split
 from glmc.errors import UserError
-from glmc.random import Draws
 
-HOLDOUT_SEED = 0  # never the run's seed: runs of several seeds are to be compared on the same test images
 DIGITS_TEST = 50  # images per class
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TAKE_LISTS = ("list", "imagenet_lt", "inaturalist2018")
@@ -62,7 +60,7 @@ class Request:
     download: bool
     lists: dict[str, str]  # "train", "test", "val" -> file
     columns: Mapping[str, str]  # "path", "label" -> heading, where it is given
-    test_fraction: float
+    hold: HoldOut
 
 
 def load(
@@ -74,7 +72,7 @@ def load(
     test_list: str | None = None,
     val_list: str | None = None,
     columns: Mapping[str, str] | None = None,
-    test_fraction: float = 0.2,
+    hold: HoldOut = holdout.USUAL,
 ) -> Source:
     """Opens a data set by its name in `SOURCES`.
 
@@ -85,7 +83,7 @@ def load(
         train_list, test_list, val_list: list files of `list`, as given or under `root`. Without a test list, part of
             the training list is held out. `imagenet_lt` and `inaturalist2018` find their own where none is given.
         columns: headings of the "path" and "label" columns of the lists of `list`; none, or one of the two: the usual.
-        test_fraction: share of each class that is held out where the data have no test set of their own.
+        hold: what is held out for testing where the data have no test set of their own.
 
     Raises:
         UserError: anything wrong with the data, naming file, line or class, and the remedy.
@@ -99,13 +97,13 @@ def load(
     if columns and name != "list":
         raise UserError(f"data.columns needs data.name=list, but data.name is {name}: change one of them")
     if name.startswith(hub.PREFIX):
-        return _with_test_set(*hub.read(name, download=download), test_fraction)
+        return _with_test_set(*hub.read(name, download=download), hold)
     if name not in SOURCES:
         near = difflib.get_close_matches(name, SOURCES, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise UserError(f"data.name={name!r} is unknown: {hint}`glmc list datasets` shows all of them")
     try:
-        return SOURCES[name](Request(Path(root).expanduser(), download, files, columns or {}, test_fraction))
+        return SOURCES[name](Request(Path(root).expanduser(), download, files, columns or {}, hold))
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
 
@@ -117,7 +115,7 @@ def digits(request: Request) -> Source:
     data = load_digits()
     images = np.rint(data.images * (255 / 16)).astype(np.uint8)[..., None]  # [N, 8, 8, 1]; the files hold 0 .. 16
     split = Split(images, data.target.astype(np.int64), tuple(str(digit) for digit in data.target_names))
-    train, test = _hold_out(split.labels, np.full(len(split.classes), DIGITS_TEST), HOLDOUT_SEED)
+    train, test = holdout.hold_out(split.labels, np.full(len(split.classes), DIGITS_TEST), holdout.SEED)
     return Source(split.select(train), split.select(test))
 
 
@@ -136,78 +134,46 @@ def cifar100(request: Request) -> Source:
 
 def folder(request: Request) -> Source:
     """Any folder of images: train and test (and val) folders of classes, or one folder of classes, part held out."""
-    return _with_test_set(*folders.read(request.root), request.test_fraction)
+    return _with_test_set(*folders.read(request.root), request.hold)
 
 
 def listed(request: Request) -> Source:
     """Any list of images: lines of `path label`, or a table with the header path,label; labels are numbers or names."""
-    return _with_test_set(*lists.read(request.root, request.lists, request.columns), request.test_fraction)
+    return _with_test_set(*lists.read(request.root, request.lists, request.columns), request.hold)
 
 
 def imagenet_lt(request: Request) -> Source:
     """ImageNet-LT: 115,846 photographs in 1,000 classes of 1,280 to 5, and 50,000 to test on; the published lists."""
     found = large.read_lists(request.root, request.lists, large.IMAGENET_LT)
-    return replace(_with_test_set(*found, request.test_fraction), mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    return replace(_with_test_set(*found, request.hold), mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
 def inaturalist2018(request: Request) -> Source:
     """iNaturalist 2018: 437,513 + 24,426 photographs of 8,142 species; the published lists."""
     found = large.read_lists(request.root, request.lists, large.INATURALIST_2018)
     mean, std = (0.466, 0.471, 0.380), (0.195, 0.194, 0.192)
-    return replace(_with_test_set(*found, request.test_fraction), mean=mean, std=std)
+    return replace(_with_test_set(*found, request.hold), mean=mean, std=std)
 
 
 def imagenet(request: Request) -> Source:
     """ImageNet (ILSVRC 2012), whole: 1,281,167 + 50,000 photographs in 1,000 classes."""
     found = large.read_imagenet(request.root)
-    return replace(_with_test_set(*found, request.test_fraction), mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    return replace(_with_test_set(*found, request.hold), mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
-def _with_test_set(parts: dict[str, Split], remarks: list[str], fraction: float) -> Source:
+def _with_test_set(parts: dict[str, Split], remarks: list[str], hold: HoldOut) -> Source:
     """Holds a test set out of the training images where there is none."""
     train, val = parts["train"], parts.get("val")
     if len(train.classes) < 2:
         raise UserError(f"the data have the single class {train.classes[0]!r}: classification needs at least two")
     if "test" in parts:
+        if hold.folds is not None:
+            raise UserError(
+                "data.folds: these data have a test set of their own, and folds are for data without one: leave it out"
+            )
         return Source(train, parts["test"], val, remarks=tuple(remarks))
-    kept, held = stratified_holdout(train.labels, fraction, HOLDOUT_SEED)
-    remark = f"there is no test set: {len(held)} of the {len(train)} images are held out, {fraction:.0%} of each class"
+    kept, held, remark = holdout.divide(train, hold)
     return Source(train.select(kept), train.select(held), val, remarks=(*remarks, remark))
-
-
-def stratified_holdout(
-    labels: NDArray[np.int64], fraction: float, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Splits rows so that each class gives about the same share.
-
-    Args:
-        labels: int64 [N].
-        fraction: share of each class to hold out, in (0, 1). Halves are rounded up; a class of two or more images gives
-            at least one and keeps at least one, a class of one image keeps it.
-        seed: other seeds hold out other images. The images of one class do not depend on the other classes.
-
-    Returns:
-        The rows that stay and the rows held out, int64, both ascending.
-
-    Raises:
-        UserError: fraction outside (0, 1).
-    """
-    if not 0 < fraction < 1:
-        raise UserError(f"a share of {fraction:g} cannot be held out: give a number between 0 and 1, e.g. 0.2")
-    counts = np.bincount(labels)
-    held = np.clip(np.floor(counts * fraction + 0.5).astype(np.int64), 1, np.maximum(counts - 1, 1))
-    return _hold_out(labels, np.where(counts >= 2, held, 0), seed)
-
-
-def _hold_out(
-    labels: NDArray[np.int64], held: NDArray[np.int64], seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Takes held[c] random images out of class c."""
-    out = np.zeros(len(labels), dtype=bool)
-    for label, count in enumerate(held.tolist()):
-        rows = np.flatnonzero(labels == label)
-        out[rows[Draws(seed, "holdout", label).permutation(len(rows))[:count]]] = True
-    return np.flatnonzero(~out), np.flatnonzero(out)
 
 
 SOURCES: dict[str, Callable[[Request], Source]] = {

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from glmc.data.prepare import decoded, find, pixels
+from glmc.data.parts import find
+from glmc.data.prepare import decoded, pixels
 from glmc.deploy import card, hub
 from glmc.deploy.formats import (
     FILES,

@@ -10,7 +10,8 @@ import numpy as np
 
 from glmc.data import folders, lists
 from glmc.data.inventory import listed, shared_images
-from glmc.data.prepare import decoded, digests, identity, parts_of
+from glmc.data.parts import digests, identity, images_of
+from glmc.data.prepare import decoded
 from glmc.data.split import Paths, Split
 from glmc.errors import UserError
 from glmc.recipe import Recipe, parse_settled
@@ -30,7 +31,7 @@ def own_images(point: checkpoint.Checkpoint, recipe: Recipe, screen: Screen) -> 
             f"{point.path}: this run has no validation images, and test images are not for fitting; give images that "
             f"it has not seen with --images FOLDER, or train with data.val_fraction=0.1"
         )
-    splits = parts_of(recipe.data, screen, folder.inventory_of(point.home, recipe.data.root), needed=("val",)).splits
+    splits = images_of(recipe.data, screen, folder.inventory_of(point.home, recipe.data.root), needed=("val",)).splits
     _, prints = identity({"val": splits["val"]}, recipe.data, "resident", screen)
     if prints["val"] != point.state["data"]["val"]:
         raise UserError(

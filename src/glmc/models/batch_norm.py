@@ -26,7 +26,8 @@ def _per_view(norm: type[_BatchNorm]) -> type[_BatchNorm]:
         def forward(self, x: Tensor) -> Tensor:
             if self.groups == 1 or not self.training:
                 return super().forward(x)
-            if norm is not nn.BatchNorm2d or self.momentum is None:  # timm's own kinds have more to do
+            if norm is not nn.BatchNorm2d or self.momentum is None or not self.track_running_stats:
+                # timm's own kinds have more to do, and others less
                 return torch.cat([super(PerView, self).forward(view) for view in x.chunk(self.groups)])
             self.num_batches_tracked.add_(self.groups)
             return (fusible if torch.compiler.is_compiling() else view_after_view)(self, x, self.groups)

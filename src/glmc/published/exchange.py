@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from glmc import runtime
-from glmc.data.prepare import find, long_tailed, test_split
+from glmc.data.parts import find, long_tailed
+from glmc.data.prepare import test_split
 from glmc.errors import UserError
 from glmc.metrics import doubts, intervals, rows_of
 from glmc.published import weights as published

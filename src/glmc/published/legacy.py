@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, NoReturn
 import yaml
 
 from glmc import recipe
-from glmc.data import prepare
+from glmc.data import parts
 from glmc.errors import BAD_INPUT, UserError
 from glmc.published.flags import DATA_SETS, DataSet, Program, flags, parse
 from glmc.recipe.document import read
@@ -242,7 +242,7 @@ def _refuse_other_classes(data_set: DataSet, given: Mapping[str, Any], overrides
     data = recipe.load(data_set.recipe, overrides).data
     classes = given["num_classes"]
     with contextlib.suppress(UserError):  # whatever is wrong with the folder is told by the command itself
-        classes = len(prepare.find(data).train.classes)
+        classes = len(parts.find(data).train.classes)
     if classes != given["num_classes"]:
         raise UserError(
             f"--num_classes {given['num_classes']}: {data.root} has {classes} classes; "

@@ -197,7 +197,7 @@ def _text_of(file: str) -> str:
     if os.path.isdir(path) or not (path.endswith((".yaml", ".yml")) or os.path.exists(path)):
         near = [name for name in names() if name.endswith(f"/{file}")]
         near = sorted(near, key=lambda name: not name.startswith("folder/"))  # most people have images of their own
-        near = near or difflib.get_close_matches(file, [*names(), *_folders()], n=3, cutoff=0.4)
+        near = near or difflib.get_close_matches(file, [*names(), *set(_folders()) - {file}], n=3, cutoff=0.4)
         guess = f"did you mean {' or '.join(near)}? " if near else ""
         raise UserError(
             f"there is no recipe or folder {file!r}; {guess}`glmc list recipes` names all, and a file of your own ends "
@@ -250,7 +250,7 @@ def _described(name: str, about: str, overrides: Sequence[str]) -> str:
         return about
     start = f"{name} with other values of "
     before = about.removeprefix(start).split(", ") if about.startswith(start) else []
-    return start + ", ".join(dict.fromkeys([*before, *keys]))
+    return start + ", ".join(sorted({*before, *keys}))
 
 
 def _name_the_usual(tree: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """The sections of a recipe: every key with its type, its range, its default and its meaning. No torch in here."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -80,7 +81,20 @@ class Data(Section):
         None, description="headings of the lists, {path: ..., label: ...}, where they are not the usual ones"
     )
     test_fraction: float = Field(
-        0.2, gt=0, lt=1, description="part of each class held out for testing, in (0, 1), where no test set is given"
+        0.2,
+        ge=0,
+        lt=1,
+        description="part of each class held out for testing, in [0, 1), where no test set is given; 0: no test at all",
+    )
+    folds: int | None = Field(
+        None, ge=2, description="cross-validation: data without a test set in so many parts, each held out in turn"
+    )
+    fold: int | None = Field(None, ge=0, description="which of these parts is held out, from 0 on; glmc train --folds")
+    groups: str | None = Field(
+        None,
+        min_length=1,
+        description="regular expression; images whose paths give the same first group (a patient, an animal) are held "
+        "out together",
     )
     val_fraction: float = Field(
         0.0, ge=0, lt=1, description="part of each training class held out for validation, in [0, 1)"
@@ -133,6 +147,13 @@ class Data(Section):
     def _agree(self) -> Self:
         if self.imbalance is None and self.n_max is not None:
             raise rule("n_max", "has no effect without data.imbalance: give both, or set n_max to null")
+        if (self.folds is None) != (self.fold is None) or (self.fold or 0) >= (self.folds or 1):
+            raise rule("fold", "must be given with data.folds, and lie below it: glmc train --folds 5 sets both")
+        if self.groups is not None:
+            try:
+                re.compile(self.groups)
+            except re.error as error:
+                raise rule("groups", f"is no regular expression ({error})") from error
         if (self.mean is None) != (self.std is None):
             raise rule("mean" if self.std is None else "std", "stands alone: give data.mean and data.std, or neither")
         for key, values in (("mean", self.mean), ("std", self.std)):

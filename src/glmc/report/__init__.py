@@ -17,6 +17,7 @@ from glmc.report.figures import BLOCKS, NAMED, draw_all
 from glmc.report.finished import Run, read
 from glmc.report.page import number, parameters, render
 from glmc.runs import result
+from glmc.runs.result import Result
 
 # -------------------------------------------------------------------------------------------------------- the page
 
@@ -47,6 +48,14 @@ class Column(NamedTuple):
 def columns(run: Run) -> list[Column]:
     """The columns of the headline table that have scores. The last epoch comes first, whichever is better."""
     found, first = run.result, run.result.stage1
+    if found.folds is not None:
+        mean = {key: spread["mean"] for key, spread in found.folds.items()}
+        deviation = {key: spread["sd"] for key, spread in found.folds.items() if "sd" in spread}
+        return [
+            Column("All images", "headline: each scored once, by a network that has not seen it", found.last),
+            Column("Mean", f"of the {found.fold_number} folds, last epoch", mean),
+            Column("Deviation", "between the folds", deviation),
+        ]
     note = f"headline, epoch {found.epochs}" if run.epochs else f"headline, {found.stage2} without training"
     shown = [
         Column("Last epoch", note, found.last),
@@ -271,6 +280,11 @@ def summary(runs: Sequence[Path]) -> dict[str, dict[str, float]]:
             raise UserError(
                 f"{runs[seeds.index(seed)]} and {runs[i]} have the same seed {seed}: leave one of them out."
             )
+    return spread_of(results)
+
+
+def spread_of(results: Sequence[Result]) -> dict[str, dict[str, float]]:
+    """Mean and sample standard deviation of each metric of the last epoch, as `summary` gives them."""
     spread: dict[str, dict[str, float]] = {}
     for key in dict.fromkeys(key for found in results for key in found.last):
         values = [found.last[key] for found in results if key in found.last]

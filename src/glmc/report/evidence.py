@@ -10,7 +10,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,20 +68,8 @@ def write(
         train_picture: of a training row, called at most 42 times; None leaves the training images out.
         names: paths of the "test" (N) and of the "train" images (M); None: row numbers stand for them.
     """
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["image", "true", "predicted", "confidence"])
-    rows = zip(
-        names["test"] if names else range(len(true)),
-        true.tolist(),
-        predicted.tolist(),
-        confidence.tolist(),
-        strict=True,
-    )
-    table.writerows([name, classes[t], classes[p], f"{c:.6f}"] for name, t, p, c in rows)
-    # Names that are not valid Unicode are kept as the file system gave them.
-    (run / "predictions.csv").write_text(text.getvalue(), encoding="utf-8", errors="surrogateescape")
-
+    images = names["test"] if names else range(len(true))
+    write_predictions(run, classes, true, predicted, confidence, images)
     folder = run / "examples"
     folder.mkdir(exist_ok=True)
     counts = np.bincount(train_labels, minlength=len(classes))
@@ -105,6 +93,24 @@ def file_of(thumbnail: str, names: Mapping[str, Sequence[str]]) -> str:
     """The image file behind a thumbnail: its part and row are the thumbnail's name."""
     part, row = Path(thumbnail).stem.split("-")
     return names[part][int(row)]
+
+
+def write_predictions(
+    run: Path,
+    classes: Sequence[str],
+    true: NDArray[np.int64],
+    predicted: NDArray[np.int64],
+    confidence: NDArray[np.floating[Any]],
+    images: Iterable[str | int],
+) -> None:
+    """Write predictions.csv: the arguments are those of `write`, and N paths or row numbers."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["image", "true", "predicted", "confidence"])
+    rows = zip(images, true.tolist(), predicted.tolist(), confidence.tolist(), strict=True)
+    table.writerows([name, classes[t], classes[p], f"{c:.6f}"] for name, t, p, c in rows)
+    # Names that are not valid Unicode are kept as the file system gave them.
+    (run / "predictions.csv").write_text(text.getvalue(), encoding="utf-8", errors="surrogateescape")
 
 
 def choose(

@@ -83,6 +83,10 @@ def read(run: Path) -> Run:
     except (yaml.YAMLError, ValueError, TypeError) as error:
         raise UserError(f"{run / 'recipe.yaml'} is not a recipe ({error}); train again into an empty folder.") from None
     found = result.read(run)
+    if not found.last:
+        raise UserError(
+            f"{run} has no test images, so there is nothing to report; score others: glmc test {run} FOLDER"
+        )
     trained = found.seconds is not None  # a post-hoc adjustment has no epochs
     lines = [line for line in text_of(run, "metrics.jsonl").split("\n") if line.strip()] if trained else []
     classes, confusion = confusion_of(run)

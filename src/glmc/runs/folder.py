@@ -152,6 +152,9 @@ def write_confusion(file: Path, confusion: np.ndarray, classes: Sequence[str]) -
 def show(run: Path, screen: Screen) -> None:
     """The table at the end of a run, how surely its figures are known, and what was expected of it."""
     found = result.read(run)
+    if not found.last:
+        screen.say(f"run folder: {run}   without test images; score it on others: glmc test {run} FOLDER")
+        return
     sure = found.intervals(recipe_of(run).eval.few)
     rows: dict[str, Mapping[str, Any] | None] = {}
     if found.stage1 is not None:

@@ -74,6 +74,7 @@ class Result(_File):
     stage2: str | None = None
     settings: dict[str, float] | None = None  # of a second stage without training
     stage1: StageOne | None = None
+    folds: dict[str, dict[str, float]] | None = None  # of a cross-validation: metric -> mean, sd and n of the folds
     expect: Expect | None = None
     published: Published | None = None
 
@@ -84,7 +85,14 @@ class Result(_File):
         if self.stage2 is not None:
             first = self.stage1.method if self.stage1 is not None else None
             whole = f"{first or self.method}, then {self.stage2}"
+        if self.folds is not None:
+            return f"{whole} on {self.backbone}, {self.fold_number}-fold cross-validation"
         return f"{whole} on {self.backbone}"
+
+    @property
+    def fold_number(self) -> int:
+        """How many folds a cross-validation had; 0 of a single run."""
+        return max((int(spread["n"]) for spread in (self.folds or {}).values()), default=0)
 
     def intervals(self, few: Few) -> dict[str, Interval]:
         """How surely the accuracies of the last epoch are known; `few`: the border of the few-shot group."""

@@ -12,7 +12,8 @@ from torch import Tensor
 from glmc import models, runtime
 from glmc.batches.augment import View
 from glmc.data.inventory import shared_images
-from glmc.data.prepare import decoded, identity, parts_of, pixels
+from glmc.data.parts import find, identity, images_of
+from glmc.data.prepare import decoded, pixels
 from glmc.data.split import Split
 from glmc.errors import UserError
 from glmc.methods.base import Method
@@ -193,17 +194,22 @@ def test_images(point: checkpoint.Checkpoint, recipe: Settled, screen: Screen) -
         UserError: an image is missing or was altered.
     """
     data, known = recipe.data, folder.inventory_of(point.home, recipe.data.root)
+    if data.test_fraction == 0 and known is not None and not len(known["test"].split):
+        raise UserError(f"{point.path}: this run was trained on everything; name other images: glmc test RUN FOLDER")
     if known is not None and same_images(recipe, parse_settled(point.state["recipe"])):
-        splits = parts_of(data, screen, known, needed=("test",)).splits
+        splits = images_of(data, screen, known, needed=("test",)).splits
         return decoded(splits["test"], "test images", data, screen)
-    splits = parts_of(data, screen, None).splits
-    now, prints = identity({"test": splits["test"]}, data, "resident", screen)
+    source = find(data, screen)
+    for remark in source.remarks:
+        screen.say(remark)
+    test = source.test
+    now, prints = identity({"test": test}, data, "resident", screen)
     if prints["test"] != point.state["data"]["test"]:
         seen = "some may be images that it was trained on"
         if known is not None and now is not None:
-            seen = f"it was trained on {shared_images(known['train'], now['test'])} of these {len(splits['test'])}"
+            seen = f"it was trained on {shared_images(known['train'], now['test'])} of these {len(test)}"
         screen.say(f"not the test images of the run: {seen}")
-    return decoded(splits["test"], "test images", data, screen)
+    return decoded(test, "test images", data, screen)
 
 
 def find_checkpoint(path: Path) -> checkpoint.Checkpoint:

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glmc import recipe
-from glmc.data import folders, lists, prepare
+from glmc.data import folders, lists
+from glmc.data.parts import columns_of, find, long_tailed
 from glmc.data.sources import SOURCES
 from glmc.data.split import Paths, Split
 from glmc.errors import UserError
@@ -67,7 +68,7 @@ def wanted(data: str, assignments: Sequence[str] = ()) -> Recipe:
     if "data.root" in keys:
         found.pop("root", None)
     elif found["name"] == "list":
-        found["root"] = str(_root_of(Path(str(found["train_list"])), prepare.columns_of(settings.data)))
+        found["root"] = str(_root_of(Path(str(found["train_list"])), columns_of(settings.data)))
     quiet = {} if "data.download" in keys else {"download": False}
     return settings.model_copy(update={"data": settings.data.model_copy(update=found | quiet)})
 
@@ -105,14 +106,14 @@ def scan(data: recipe.Data) -> Found:
     """
     refusal, source = None, None
     try:
-        source = prepare.find(data)
+        source = find(data)
     except UserError as error:
         refusal = str(error)
     cut = data.imbalance is not None or data.val_fraction > 0
     if data.name not in ("folder", "list") or cut:
         if source is None:
             raise UserError(refusal)
-        train, val = prepare.long_tailed(source, data)
+        train, val = long_tailed(source, data)
         drawn = {"train": train, "test": source.test} | ({} if val is None else {"val": val})
         return Found(drawn, train.counts, {}, source.remarks, None)
     root = Path(data.root).expanduser()
@@ -149,7 +150,7 @@ def _folder(root: Path, refusal: str | None) -> tuple[dict[str, Split], dict[str
 
 def _list(root: Path, data: recipe.Data) -> tuple[dict[str, Split], dict[str, list[str]]]:
     files = {"train": data.train_list, "test": data.test_list, "val": data.val_list}
-    columns = prepare.columns_of(data)
+    columns = columns_of(data)
     listings = {part: lists.listing(root, part, file, columns) for part, file in files.items() if file is not None}
     texts = {text for listing in listings.values() for text in listing.first_line}
     numbers = all(re.fullmatch(r"-?[0-9]{1,18}", text) for text in texts)

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TextIO
 
-from glmc.data import prepare
+from glmc.data import parts
 from glmc.data.folders import IMAGE_ENDINGS
 from glmc.data.split import Paths, Split
 from glmc.errors import UserError
@@ -59,9 +59,9 @@ def make_lt(
     screen = Screen(quiet=quiet)
     try:
         settings = wanted(data, [*assignments, *cut(imbalance, profile, split, n_max, order)]).data
-        source = prepare.find(settings)
+        source = parts.find(settings)
         if isinstance(source.train.images, Paths):
-            train, val = prepare.long_tailed(source, settings)
+            train, val = parts.long_tailed(source, settings)
     except UserError as error:
         raise UserError(in_options(str(error))) from None
     if not isinstance(source.train.images, Paths):

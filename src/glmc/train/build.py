@@ -53,7 +53,7 @@ class Parts:
     before_epoch: Callable[[int], None]  # gathers what the method wants to know of the training set; 0-based
     step: Fallback  # `Inputs` -> terms of the loss, in the fastest way that works
     logits: dict[bool, Callable[[Tensor], Tensor]]  # averaged with mirrored images? -> images to logits
-    sets: dict[str, tuple[Tensor, Tensor]]  # "test" and perhaps "val": uint8 [N, side, side, ch], int64 [N]
+    sets: dict[str, tuple[Tensor, Tensor]]  # "test", "val", if there: uint8 [N, side, side, ch], int64 [N]
     factors: list[float]  # learning rate of each epoch as a fraction of its peak
     counts: Tensor  # int64 [C], training images per class
 
@@ -123,7 +123,7 @@ def build(recipe: Recipe, screen: Screen, *, initial: bool = True, known: Invent
     method = build_method(settled, counts, device, initial=initial)
     if initial:
         adopt(method, settled, data.train.classes, device)
-    sets = {"test": data.test} if data.val is None else {"test": data.test, "val": data.val}
+    sets = {name: split for name, split in (("test", data.test), ("val", data.val)) if split is not None and len(split)}
     loader = build_loader(settled, data, method, device)
     home = runtime.home_of(sum(pixels(split).nbytes for split in sets.values()), device)
     if recipe.eval.select == "val" and "val" not in sets:
@@ -349,14 +349,14 @@ def try_one_step(parts: Parts) -> int:
         return torch.stack(list(terms.values())).sum()
 
     size = f"{parts.data.size} x {parts.data.size} pixels"
-    images, _ = parts.sets["test"]
+    image = torch.zeros(1, parts.data.size, parts.data.size, parts.data.channels, dtype=torch.uint8, device=device)
     try:
         with checked(method):
             needed = runtime.check_memory(method, loss_of, recipe.data.batch_size, device)
         (view,) = build_views(recipe, ("test",), device)
         method.eval()
         with torch.inference_mode(), runtime.autocast(device, recipe.train.precision):
-            refuse_logits(method, method.predict(view(images[:1].to(device), {})), 1)
+            refuse_logits(method, method.predict(view(image, {})), 1)
         method.train()
     except torch.OutOfMemoryError as error:
         raise UserError(

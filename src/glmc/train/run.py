@@ -138,7 +138,7 @@ def resume(run: Path, overrides: tuple[str, ...] = (), *, command: str, quiet: b
     screen = Screen(run / "log.txt", quiet)
     if result.finished(run):
         screen.say(f"{run} is finished already")
-        if (run / "metrics.jsonl").exists() and not (run / "report.html").exists():  # a kill came between the two
+        if (run / "predictions.csv").exists() and not (run / "report.html").exists():  # a kill came between the two
             from glmc import report
 
             report.write(run)
@@ -332,9 +332,12 @@ def conclude_epoch(parts: Parts, state: State, steps: int, *, last: bool) -> dic
 
 
 def conclude(parts: Parts, run: Path, state: State, records: list[dict[str, Any]]) -> None:
-    """Write confusion.csv, result.json and the report of a run that has been trained to its end."""
-    recipe = parts.recipe
-    tally = parts.tally("test")
+    """Write confusion.csv, result.json and the report of a run that has been trained to its end.
+
+    Without test images there is no more to say than that it is finished.
+    """
+    recipe, tested = parts.recipe, "test" in parts.sets
+    tally = parts.tally("test") if tested else Tally(len(parts.counts), parts.device)
     last, confusion = parts.scored(tally)
     stage = None
     if recipe.parent is not None:
@@ -350,7 +353,7 @@ def conclude(parts: Parts, run: Path, state: State, records: list[dict[str, Any]
         seed=recipe.train.seed,
         last=last,
         best_on_test=best_epoch(records, "test"),
-        flip_tta=parts.score("test", flip=True)[0] if recipe.eval.flip_tta else None,
+        flip_tta=parts.score("test", flip=True)[0] if recipe.eval.flip_tta and tested else None,
         selected_on_val=best_epoch(records, "val") if recipe.eval.select == "val" else None,
         per_class=per_class(confusion, parts.data.train.counts, parts.data.train.classes),
         weights_sha256=checkpoint.weights_sha256(parts.tested.state_dict()),
@@ -361,17 +364,22 @@ def conclude(parts: Parts, run: Path, state: State, records: list[dict[str, Any]
         expect=recipe.expect,
         published=recipe.published,
     )
-    folder.write_confusion(run / "confusion.csv", confusion, parts.data.train.classes)
-    leave_evidence(parts, run, tally)
+    if tested:
+        folder.write_confusion(run / "confusion.csv", confusion, parts.data.train.classes)
+        leave_evidence(parts, run, tally)
     result.write(run, found)
-    from glmc import report  # matplotlib: not worth a second at the start
+    if tested:
+        from glmc import report  # matplotlib: not worth a second at the start
 
-    report.write(run)
+        report.write(run)
 
 
-def best_epoch(records: Sequence[Mapping[str, Any]], split: str) -> dict[str, float]:
-    """The scores on the test images, and the number, of the epoch with the highest top-1 on a split."""
-    best = max((record for record in records if split in record), key=lambda record: record[split]["top1"])
+def best_epoch(records: Sequence[Mapping[str, Any]], split: str) -> dict[str, float] | None:
+    """The scores on the test images, and the number, of the epoch with the highest top-1 on a split; none untested."""
+    tested = [record for record in records if split in record and "test" in record]
+    if not tested:
+        return None
+    best = max(tested, key=lambda record: record[split]["top1"])
     return {**best["test"], "epoch": best["epoch"]}
 
 

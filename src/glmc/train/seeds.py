@@ -1,4 +1,4 @@
-"""One recipe with several seeds: runs side by side on a GPU, one after the other elsewhere, and their mean."""
+"""One recipe with several seeds or folds: runs side by side on a GPU, one after the other elsewhere, and their mean."""
 
 import json
 import time
@@ -12,6 +12,7 @@ from glmc.metrics import doubts, rows_of
 from glmc.recipe import Recipe, parse
 from glmc.runs import folder, result
 from glmc.runs.files import write_atomic
+from glmc.runs.trained import find_checkpoint
 from glmc.screen import Screen
 from glmc.train.run import Begun, begin, carry_out, take_up
 
@@ -36,27 +37,60 @@ def train_seeds(
         command, quiet, since: as for `run.train`.
     """
     seeded = [recipe.override(f"train.seed={seed}") for seed in seeds]
-    base = folder.claim(out, recipe.name)
+    return begin_all(seeded, out, together=together, command=command, quiet=quiet, since=since)
+
+
+def train_folds(
+    recipe: Recipe,
+    folds: int,
+    out: Path | None,
+    *,
+    together: int | None = None,
+    command: str,
+    quiet: bool,
+    since: float,
+) -> Path:
+    """Cross-validation: train a recipe once for each fold, in folders fold-N, and score every image once.
+
+    Args:
+        recipe: complete; its data have no test set of their own.
+        folds: >= 2.
+        out, together, command, quiet, since: as for `train_seeds`.
+    """
+    folded = [recipe.override(f"data.folds={folds}", f"data.fold={fold}") for fold in range(folds)]
+    return begin_all(folded, out, together=together, command=command, quiet=quiet, since=since)
+
+
+def begin_all(
+    recipes: Sequence[Recipe], out: Path | None, *, together: int | None, command: str, quiet: bool, since: float
+) -> Path:
+    """Claim a folder for several runs and go through them."""
+    base = folder.claim(out, recipes[0].name)
     (base / "log.txt").unlink(missing_ok=True)
-    write_atomic(base / "seeds.json", json.dumps([each.to_yaml() for each in seeded]) + "\n")
+    write_atomic(base / "seeds.json", json.dumps([each.to_yaml() for each in recipes]) + "\n")
     try:
         go_through(base, together=together, command=command, quiet=quiet, since=since)
     finally:
-        if not any(base.glob("seed-*")):  # the first run did not come to begin
+        if not any(run_of(base, each).exists() for each in recipes):  # the first run did not come to begin
             (base / "seeds.json").unlink()
             folder.release(base)
     return base
 
 
+def run_of(base: Path, recipe: Recipe) -> Path:
+    """The folder of one of several runs."""
+    return base / (f"seed-{recipe.train.seed}" if recipe.data.fold is None else f"fold-{recipe.data.fold + 1}")
+
+
 def go_through(base: Path, *, together: int | None = None, command: str, quiet: bool, since: float) -> None:
-    """Train each seed of a folder, go on with it, or take it as it is if it is finished; then summarise them.
+    """Train each run of a folder, go on with it, or take it as it is if it is finished; then summarise them.
 
     Raises:
         NonFiniteLoss: of some runs; the others have been trained and summarised.
     """
     screen = Screen(quiet=quiet)
     recipes = [parse(text) for text in json.loads((base / "seeds.json").read_text())]
-    runs = [base / f"seed-{recipe.train.seed}" for recipe in recipes]
+    runs = [run_of(base, recipe) for recipe in recipes]
     todo = [pair for pair in zip(recipes, runs, strict=True) if not result.finished(pair[1])]
     anew = not any(run.exists() for run in runs)
     began, failures = time.perf_counter(), list[str]()
@@ -71,28 +105,63 @@ def go_through(base: Path, *, together: int | None = None, command: str, quiet: 
             failures.append(str(error))
         since = time.perf_counter()
     hours = (time.perf_counter() - began) / 3600
-
-    from glmc import report
-
     runs = [run for run in runs if result.finished(run)]
     if not runs:
         raise NonFiniteLoss("; ".join(failures))
+    if recipes[0].data.fold is not None:
+        if not failures:
+            conclude_folds(base, runs, screen)
+    else:
+        conclude_seeds(base, runs, recipes[0], len(runs) / hours if anew else None, screen)
+    if failures:
+        raise NonFiniteLoss(f"{'; '.join(failures)}; the other {len(runs)} came to their end")
+
+
+def conclude_folds(base: Path, runs: Sequence[Path], screen: Screen) -> None:
+    """Write the page of a cross-validation, and say its figures."""
+    from glmc import report
+    from glmc.report.folds import pool
+
+    found = pool(base, runs)
+    few = folder.recipe_of(runs[0]).eval.few
+    images = sum(row["test"] for row in found.per_class)
+    rows: dict[str, Mapping[str, Any]] = {f"all {images} images, each once": found.last}
+    rows[f"mean of the {len(runs)} folds"] = report.in_one_row(report.spread_of([result.read(run) for run in runs]))
+    sure = found.intervals(few)
+    rows |= rows_of(sure)
+    screen.table(f"{found.title}, accuracy in percent", rows)
+    if doubt := doubts(found.last, sure):
+        screen.say(doubt)
+    screen.say(f"{base / 'report.html'}; to train on everything: data.test_fraction=0")
+
+
+def conclude_seeds(base: Path, runs: Sequence[Path], recipe: Recipe, speed: float | None, screen: Screen) -> None:
+    """Write summary.json of runs of several seeds, and say its figures; `speed`: runs per hour, if known."""
+    from glmc import report
+
     spread = report.summary(runs)
-    summary = summarise(runs, spread) | ({"runs_per_hour": len(runs) / hours} if anew else {})
+    summary = summarise(runs, spread) | ({} if speed is None else {"runs_per_hour": speed})
     write_atomic(base / "summary.json", json.dumps(summary, indent=1) + "\n")
     rows: dict[str, Mapping[str, Any]] = {f"last epoch, {len(runs)} seeds": report.in_one_row(spread)}
-    sure = result.read(runs[0]).intervals(recipes[0].eval.few)
+    sure = result.read(runs[0]).intervals(recipe.eval.few)
     rows |= rows_of(sure, ends=False)
-    expect = recipes[0].expect
-    if expect is not None:
-        rows[f"expected ({expect.seeds} seeds)"] = folder.expectation(expect)
-    screen.table(f"{recipes[0].title}, mean and standard deviation", rows)
+    if recipe.expect is not None:
+        rows[f"expected ({recipe.expect.seeds} seeds)"] = folder.expectation(recipe.expect)
+    screen.table(f"{recipe.title}, mean and standard deviation", rows)
     if doubt := doubts({name: score["mean"] for name, score in spread.items()}, sure):
         screen.say(doubt)
-    speed = f"   {summary['runs_per_hour']:.1f} runs per hour" if anew else ""
-    screen.say(f"{base / 'summary.json'}{speed}")
-    if failures:
-        raise NonFiniteLoss(f"{'; '.join(failures)}; the summary is of the other {len(runs)}")
+    if same_split(runs):
+        screen.say("all seeds were trained and tested on the same images")
+    else:
+        screen.say("the seeds were not all trained and tested on the same images: the deviation holds that, too")
+    speed_words = "" if speed is None else f"   {speed:.1f} runs per hour"
+    screen.say(f"{base / 'summary.json'}{speed_words}")
+
+
+def same_split(runs: Sequence[Path]) -> bool:
+    """Whether runs were trained and tested on the same images."""
+    prints = [find_checkpoint(run).state["data"] for run in runs]
+    return all(each == prints[0] for each in prints)
 
 
 def take(recipe: Recipe, run: Path, beside: Sequence[Path], *, quiet: bool, command: str, since: float) -> Begun:

@@ -1,0 +1,143 @@
+"""Which images are held out: a share of each class, or one of several folds; groups of images stay together."""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glmc.data.split import Paths, Split
+from glmc.errors import UserError
+from glmc.random import Draws
+
+SEED = 0  # never the run's seed: runs of several seeds are to be compared on the same test images
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class HoldOut:
+    """What becomes the test set of data that have none.
+
+    Args:
+        fraction: share of each class, in [0, 1); 0 holds nothing out.
+        folds: parts of about equal size, of which one is held out instead; none for a share.
+        fold: which of them, in [0, folds).
+        groups: regular expression; images whose paths give the same first group (or match) stay together.
+    """
+
+    fraction: float = 0.2
+    folds: int | None = None
+    fold: int = 0
+    groups: str | None = None
+
+
+USUAL = HoldOut()
+
+
+def divide(pool: Split, hold: HoldOut) -> tuple[Rows, Rows, str]:
+    """The rows that stay and the rows held out, int64, ascending; and a sentence that says so."""
+    if hold.folds is None and hold.fraction == 0:
+        none = np.empty(0, dtype=np.int64)
+        return np.arange(len(pool)), none, "nothing is held out (data.test_fraction=0): this run has no test images"
+    if hold.groups is not None:
+        parts = hold.folds or max(2, round(1 / hold.fraction))
+        kept, held = grouped_fold(pool.labels, groups_of(pool, hold.groups), parts, hold.fold if hold.folds else 0)
+    elif hold.folds is not None:
+        kept, held = fold_rows(pool.labels, hold.folds, hold.fold)
+    else:
+        kept, held = stratified_holdout(pool.labels, hold.fraction, SEED)
+    if hold.folds is not None:
+        remark = f"fold {hold.fold + 1} of {hold.folds}: {len(held)} of the {len(pool)} images are held out"
+    else:
+        share = "in whole groups" if hold.groups else f"{hold.fraction:.0%} of each class"
+        remark = f"there is no test set: {len(held)} of the {len(pool)} images are held out, {share}"
+    return kept, held, remark
+
+
+def stratified_holdout(labels: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
+    """Splits rows so that each class gives about the same share.
+
+    Args:
+        labels: int64 [N].
+        fraction: share of each class to hold out, in (0, 1). Halves are rounded up; a class of two or more images gives
+            at least one and keeps at least one, a class of one image keeps it.
+        seed: other seeds hold out other images. The images of one class do not depend on the other classes.
+
+    Returns:
+        The rows that stay and the rows held out, int64, both ascending.
+
+    Raises:
+        UserError: fraction outside (0, 1).
+    """
+    if not 0 < fraction < 1:
+        raise UserError(f"a share of {fraction:g} cannot be held out: give a number between 0 and 1, e.g. 0.2")
+    counts = np.bincount(labels)
+    held = np.clip(np.floor(counts * fraction + 0.5).astype(np.int64), 1, np.maximum(counts - 1, 1))
+    return hold_out(labels, np.where(counts >= 2, held, 0), seed)
+
+
+def hold_out(labels: Rows, held: NDArray[np.int64], seed: int) -> tuple[Rows, Rows]:
+    """Takes held[c] random images out of class c."""
+    out = np.zeros(len(labels), dtype=bool)
+    for label, count in enumerate(held.tolist()):
+        rows = np.flatnonzero(labels == label)
+        out[rows[Draws(seed, "holdout", label).permutation(len(rows))[:count]]] = True
+    return np.flatnonzero(~out), np.flatnonzero(out)
+
+
+def fold_rows(labels: Rows, folds: int, fold: int) -> tuple[Rows, Rows]:
+    """The rows outside and inside of one fold: every image is in one, except the only one of its class, in none.
+
+    The images of a class are dealt out in random order, each class going on where the one before it has stopped, so
+    that small classes are spread over all folds.
+    """
+    place, start = np.full(len(labels), -1), 0
+    for label in range(int(labels.max(initial=-1)) + 1):
+        rows = np.flatnonzero(labels == label)
+        if len(rows) > 1:
+            place[rows[Draws(SEED, "folds", label).permutation(len(rows))]] = (start + np.arange(len(rows))) % folds
+            start += len(rows)
+    return np.flatnonzero(place != fold), np.flatnonzero(place == fold)
+
+
+def grouped_fold(labels: Rows, groups: NDArray[np.int64], folds: int, fold: int) -> tuple[Rows, Rows]:
+    """The rows outside and inside of one fold of whole groups with about the shares of the classes.
+
+    The groups of a class that would be left without an image to train on stay outside.
+
+    Args:
+        labels, groups: int64 [N].
+        folds, fold: as for `HoldOut`.
+
+    Raises:
+        UserError: there are fewer groups than folds.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    number = len(np.unique(groups))
+    if number < folds:
+        raise UserError(f"data.groups: {number} groups cannot be dealt out to {folds} parts; give fewer, or no groups")
+    dealt = StratifiedGroupKFold(folds, shuffle=True, random_state=SEED).split(labels, labels, groups)
+    inside = np.zeros(len(labels), dtype=bool)
+    inside[list(dealt)[fold][1]] = True
+    lacking = np.setdiff1d(labels, labels[~inside])
+    inside &= ~np.isin(groups, groups[np.isin(labels, lacking)])
+    return np.flatnonzero(~inside), np.flatnonzero(inside)
+
+
+def groups_of(pool: Split, pattern: str) -> NDArray[np.int64]:
+    """int64 [N]: a number for the group of each image; one that the pattern is not found in is alone.
+
+    Raises:
+        UserError: the images have no paths, or the pattern is found in none of them.
+    """
+    if not isinstance(pool.images, Paths):
+        raise UserError("data.groups: these images have no paths that could name their groups; leave it out")
+    found = [re.search(pattern, pool.images.relative(row)) for row in range(len(pool))]
+    if not any(found):
+        raise UserError(
+            f"data.groups={pattern}: found in none of the {len(pool)} paths, e.g. {pool.images.relative(0)!r}; mend it"
+        )
+    names = [match[1 if match.re.groups else 0] if match else f"\0{row}" for row, match in enumerate(found)]
+    return np.unique(names, return_inverse=True)[1].astype(np.int64)
