@@ -205,7 +205,7 @@ def broken(paths, folder, row, content):
 )
 def test_a_damaged_file_is_named(stream, paths, tmp_path, content):
     loader = stream(files=broken(paths, tmp_path, 11, content))
-    with pytest.raises(UserError, match=r"11\.jpg cannot be read \(.+\): replace or remove it"):
+    with pytest.raises(UserError, match=r"11\.jpg cannot be read \(.+\): restore or replace it"):
         batches(loader)
     assert workers_of(loader) == []
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from glmc.data import lists, sources
-from glmc.data.holdout import stratified_holdout
+from glmc.data.holdout import HoldOut, stratified_holdout
 from glmc.errors import UserError
 
 
@@ -149,7 +149,7 @@ def test_train_beside_two_other_folders(tmp_path, name):
 @pytest.mark.parametrize("below", ["", "train"])
 def test_one_folder_of_classes_gives_a_test_set(tmp_path, below):
     put_classes(tmp_path / below, {"cat": 10, "dog": 5, "eel": 1})
-    source = load_folder(tmp_path, test_fraction=0.4)
+    source = load_folder(tmp_path, hold=HoldOut(0.4))
     assert source.test.counts.tolist() == [4, 2, 0]
     assert source.train.counts.tolist() == [6, 3, 1]
     assert sorted(relative(source.train) + relative(source.test)) == sorted(
@@ -353,7 +353,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(root, text):
 
 
 def test_a_list_without_a_test_list_gives_one(root):
-    source = load_lists(root, "0.png 0\n1.png 0\n2.png 1\nä.png 1\n", test_fraction=0.5)
+    source = load_lists(root, "0.png 0\n1.png 0\n2.png 1\nä.png 1\n", hold=HoldOut(0.5))
     assert source.train.counts.tolist() == source.test.counts.tolist() == [1, 1]
     assert source.remarks == ("there is no test set: 2 of the 4 images are held out, 50% of each class",)
 

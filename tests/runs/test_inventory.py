@@ -118,3 +118,15 @@ def test_the_records_of_a_run_are_those_of_its_checkpoint(place):
     file.write_text("{" + whole[1:].replace('"epoch": 1', '"epoch": 9'))
     training.resume(place / "run", **CALL)
     assert [json.loads(line) for line in file.read_text().splitlines()] == [json.loads(x) for x in whole.splitlines()]
+
+
+def test_streamed_images_are_known_once_they_have_been_read(place):
+    """To read half a million files before the first step would be an epoch's work; a worker reads them anyway."""
+    wanted = recipe.load(str(place / "run/recipe.yaml"), ["data.loader=streaming", "data.workers=1"])
+    run = training.train(wanted, place / "streamed", **CALL)
+    assert (run / "split.csv").read_bytes() == (place / "run/split.csv").read_bytes()
+    (run / "result.json").unlink()
+    shutil.copyfile(run / "split.csv", place / "run/split.csv")
+    replace_an_image(place)
+    with pytest.raises(UserError, match=r"23 training images under .*, 1 altered"):
+        training.resume(run, **CALL)

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from glmc.data import lists
+from glmc.data.parts import find, long_tailed
 from glmc.errors import UserError
 from glmc.stats import make_lt
 from glmc.stats.find import wanted
@@ -49,8 +50,8 @@ def test_the_lists_say_what_the_recipe_would_train_and_test_on(folder, tmp_path,
     }
     read, _ = lists.read(tmp_path / data, files)
     settings = wanted(data, ("data.imbalance=4", f"data.split={rule}", "data.class_order=3")).data
-    source = parts.find(settings)
-    train, val = parts.long_tailed(source, settings)
+    source = find(settings)
+    train, val = long_tailed(source, settings)
     assert pairs(read["train"]) == pairs(train)
     assert pairs(read["test"]) == pairs(source.test)
     assert ("val" in read) == (val is not None) == ("val" in parts)

@@ -58,6 +58,8 @@ class StreamingLoader(Loader):
         channels: 1 or 3.
         sizes: int [N, 2], height and width of every image, to cut out of whole images; none: out of stored squares.
         resize, exif, bits: as `decode.materialise` takes them.
+        digests: int64 [N], of the contents of the files, 0 where unknown; one that has another is refused. Workers add
+            to it, see `self.digests`.
         workers: processes; none: one a core, at most 16. The pixels do not depend on it.
 
     Raises:
@@ -79,6 +81,7 @@ class StreamingLoader(Loader):
         resize: decode.Resize = "square",
         exif: bool = True,
         bits: int = 16,
+        digests: NDArray[np.int64] | None = None,
         workers: int | None = None,
         batch_size: int,
         seed: int,
@@ -109,7 +112,9 @@ class StreamingLoader(Loader):
             for side, depth in shapes
         ]
         self._at = torch.full((self.workers, 2), -1).share_memory_()
-        self._shop = Workshop(paths, size, channels, sizes, resize, exif, bits, self._rings, self._at)
+        known = torch.zeros(len(paths), dtype=torch.int64) if digests is None else torch.from_numpy(digests.copy())
+        self.digests = known.share_memory_()
+        self._shop = Workshop(paths, size, channels, sizes, resize, exif, bits, known, self._rings, self._at)
         self._ahead, self._agenda, self._staged = ahead, Agenda(), 0
         self._stages: list[tuple[list[Tensor], torch.cuda.Event]] = []
         self._crew: DataLoader[Any] | None = None
@@ -246,7 +251,7 @@ class StreamingLoader(Loader):
         if damage is not None:
             self.close()
             raise UserError(
-                f"{self.paths[damage.row]} cannot be read ({damage.reason}): replace or remove it; with "
+                f"{self.paths[damage.row]} cannot be read ({damage.reason}): restore or replace it; with "
                 "data.on_bad_image=skip, a new run reads all files once before training and leaves out such ones"
             )
 

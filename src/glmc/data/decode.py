@@ -179,8 +179,11 @@ def read_image(file: str | Path, channels: int, exif: bool = True, bits: int = 1
     Raises:
         Exception: whatever is wrong with the file.
     """
-    with open(file, "rb") as stream:
-        data = stream.read()
+    return picture_of(Path(file).read_bytes(), channels, exif, bits)
+
+
+def picture_of(data: bytes, channels: int, exif: bool = True, bits: int = 16) -> NDArray[np.uint8]:
+    """`read_image` from the content of the file."""
     with open_image(io.BytesIO(data)) as image:
         turned = exif and _orientation(image) in UPRIGHT
         if image.format == "JPEG" and image.mode == "RGB" and channels == 3 and not turned:
@@ -282,6 +285,11 @@ def headers(
     return np.ascontiguousarray(found[:, :2]), int(found[:, 2].max(initial=1))
 
 
+def digest_of(content: bytes) -> int:
+    """63 bits of BLAKE2b of a file's content, in [1, 2**63)."""
+    return max(int.from_bytes(hashlib.blake2b(content, digest_size=8).digest()) >> 1, 1)
+
+
 def digests(
     paths: Paths,
     *,
@@ -289,8 +297,8 @@ def digests(
     progress: Progress | None = None,
     say: Callable[[str], None] = warnings.warn,
     workers: int | None = None,
-) -> NDArray[np.uint64]:
-    """BLAKE2b (8 bytes) of the content of every file, uint64 [N], never 0; read, or from the cache.
+) -> NDArray[np.int64]:
+    """`digest_of` every file, int64 [N]; read, or from the cache.
 
     Args:
         paths, cache_dir, progress, say, workers: as in `materialise`.
@@ -301,12 +309,10 @@ def digests(
     fingerprint = _fingerprint(paths, "digests")
     found = None if cache_dir is None else cache.read(cache_dir, fingerprint, say)
     if found is None:
-        found = np.empty(len(paths), dtype=np.uint64)
+        found = np.empty(len(paths), dtype=np.int64)
 
         def look(row: int) -> None:
-            with open(paths[row], "rb") as file:
-                content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).digest()
-            found[row] = max(int.from_bytes(content), 1)
+            found[row] = digest_of(Path(paths[row]).read_bytes())
 
         _for_every(paths, look, workers, progress)
         if cache_dir is not None:

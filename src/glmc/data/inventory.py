@@ -21,7 +21,7 @@ from glmc.errors import UserError
 COLUMNS = ("part", "image", "label", "class", "bytes", "blake2b")
 SHOWN = 5  # names in a sentence
 
-Digests = Callable[[Paths], NDArray[np.uint64]]  # of the content of N files
+Digests = Callable[[Paths], NDArray[np.int64]]  # of the content of N files
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +31,12 @@ class Listed:
     Args:
         split: whose images are paths from the data's root.
         bytes: int64 [N], size of each file.
-        digests: uint64 [N], BLAKE2b of each file's content; 0 where it has not been read, as of streamed images.
+        digests: int64 [N], of each file's content (`decode.digest_of`); 0 where it has not been read yet.
     """
 
     split: Split
     bytes: NDArray[np.int64]
-    digests: NDArray[np.uint64]
+    digests: NDArray[np.int64]
 
     def rows(self) -> list[tuple[str, int, str, int, str]]:
         """Lines of the table, without the part."""
@@ -63,7 +63,7 @@ def listed(split: Split, root: str | Path, digests: Digests | None) -> Listed:
     paths = rebased(split, root).images
     assert isinstance(paths, Paths)
     sizes = np.array([os.stat(paths[row]).st_size for row in range(len(paths))], dtype=np.int64)
-    content = np.zeros(len(paths), dtype=np.uint64) if digests is None else digests(paths)
+    content = np.zeros(len(paths), dtype=np.int64) if digests is None else digests(paths)
     return Listed(Split(paths, split.labels, split.classes), sizes, content)
 
 
@@ -122,13 +122,13 @@ def from_csv(content: bytes, file: Path, root: Path) -> Inventory:
     for part, rows in columns.items():
         labels, sizes = (np.array([row[column] for row in rows], dtype=np.int64) for column in (1, 2))
         split = Split(Paths.from_list(root, [row[0] for row in rows]), labels, all_classes)
-        inventory[part] = Listed(split, sizes, np.array([row[3] for row in rows], dtype=np.uint64))
+        inventory[part] = Listed(split, sizes, np.array([row[3] for row in rows], dtype=np.int64))
     return inventory
 
 
 def fingerprint(part: Listed | Split) -> str:
-    """What tells one part from another, in 32 hex digits: of files their names, labels, sizes and contents, of arrays
-    pixels and labels."""
+    """What tells one part from another, in 32 hex digits: of files their names, labels and sizes, of arrays pixels and
+    labels."""
     digest = hashlib.blake2b(digest_size=16)
     if isinstance(part, Split):
         assert isinstance(part.images, np.ndarray)
@@ -136,7 +136,7 @@ def fingerprint(part: Listed | Split) -> str:
         digest.update(part.labels.data)
         return digest.hexdigest()
     for row in part.rows():
-        digest.update("\0".join(map(str, row)).encode("utf-8", "surrogateescape") + b"\n")
+        digest.update("\0".join(map(str, row[:-1])).encode("utf-8", "surrogateescape") + b"\n")
     return digest.hexdigest()
 
 

@@ -127,7 +127,8 @@ def identity(
 ) -> tuple[Inventory | None, dict[str, str]]:
     """The files of each part, none of a set that comes as arrays or from a hub, and a fingerprint of each part.
 
-    The content of streamed training images is not read for it: that would be an epoch's work before the first.
+    The content of streamed training images is not read for it, which would be an epoch's work before the first: workers
+    note it while they decode.
     """
     inventory: dict[str, Listed] = {}
     for part, split in splits.items():
@@ -144,8 +145,8 @@ def prints_of(inventory: Inventory) -> dict[str, str]:
     return {part: fingerprint(files) for part, files in inventory.items()}
 
 
-def digests(paths: Paths, data: Data, screen: Screen) -> NDArray[np.uint64]:
-    """uint64 [N]: what tells the contents of files apart; from the cache for files that have been read before."""
+def digests(paths: Paths, data: Data, screen: Screen) -> NDArray[np.int64]:
+    """int64 [N]: what tells the contents of files apart; from the cache for files that have been read before."""
     cache_dir = cache.cache_folder() if data.cache else None
     with screen.bar("reading files", len(paths)) as bar:
         return decode.digests(paths, cache_dir=cache_dir, progress=bar.to, say=screen.say)

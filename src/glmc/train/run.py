@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from glmc import runtime, trackers, trust
 from glmc.batches.resident import Loader
+from glmc.batches.streaming import StreamingLoader
 from glmc.data.decode import decode_image
 from glmc.data.inventory import names, to_csv
 from glmc.data.prepare import pixels
@@ -284,6 +285,7 @@ def training(
             lap = time.monotonic()
             if leave:
                 saver.wait()
+                note_contents(parts, run)
                 loader.close()
                 return
             if done:
@@ -294,8 +296,17 @@ def training(
                 break
         yield state.steps
     saver.wait()
+    note_contents(parts, run)
     loader.close()
     conclude(parts, run, state, records)
+
+
+def note_contents(parts: Parts, run: Path) -> None:
+    """Write what the workers have learnt of the training images' contents into split.csv."""
+    inventory, loader = parts.data.inventory, parts.loader
+    if inventory is not None and isinstance(loader, StreamingLoader):
+        inventory["train"].digests[:] = loader.digests.numpy()
+        write_atomic(run / folder.SPLIT, to_csv(inventory))
 
 
 def stalled(recipe: Recipe, records: Sequence[Mapping[str, Any]]) -> bool:
