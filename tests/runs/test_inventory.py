@@ -110,6 +110,14 @@ def test_a_run_is_not_resumed_as_another_experiment(place, what):
         training.resume(place / "run", **CALL)
 
 
+def test_checkpoints_of_another_run_are_not_tested_as_its_own(place):
+    shutil.copytree(place / "sibling/checkpoints", place / "run/checkpoints", dirs_exist_ok=True)
+    for use in (lambda: trained.test(place / "run", own(place), quiet=True),
+                lambda: stages.finetune(place / "run", "crt", (), place / "crt", **CALL)):  # fmt: skip
+        with pytest.raises(UserError, match="saved by another run"):
+            use()
+
+
 def test_the_records_of_a_run_are_those_of_its_checkpoint(place):
     """A damaged line of metrics.jsonl used to change the loss of the next epoch."""
     file = place / "run/metrics.jsonl"

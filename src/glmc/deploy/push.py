@@ -44,7 +44,7 @@ def push(reference: str, name: str, *, private: bool = False, token: str | None 
 def gather(folder: Path, opened: Opened, name: str) -> None:
     """Write the run folder that goes up."""
     recipe = opened.public.to_yaml()
-    state = {**opened.point.state, "recipe": recipe}
+    state = {**opened.point.state, "recipe": recipe, "run": None}  # nothing of where it was trained goes up
     checkpoint.save(folder / "checkpoints", opened.point.step, {"weights": opened.trained.method.state_dict()}, state)
     (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
     (folder / "glmc.json").write_text(json.dumps({**opened.about, "kind": "run"}, indent=1) + "\n", encoding="utf-8")

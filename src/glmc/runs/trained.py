@@ -216,9 +216,11 @@ def find_checkpoint(path: Path) -> checkpoint.Checkpoint:
     """The last checkpoint of a run, or the one that lies in this folder.
 
     Raises:
-        UserError: neither.
+        UserError: neither; or the checkpoint is of another run, or of another recipe than the folder's.
     """
     point = checkpoint.latest(path / "checkpoints")
+    if point is not None and (path / "recipe.yaml").exists():
+        folder.refuse_foreign(path, folder.recipe_of(path), point)
     if point is None and not (path / checkpoint.MANIFEST).exists():
         raise UserError(f"{path}: neither a run with a checkpoint nor a checkpoint; name one that `glmc train` made")
     return point or checkpoint.read(path)
