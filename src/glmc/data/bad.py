@@ -38,7 +38,7 @@ def without(source: Source, data: Data, screen: Screen) -> Source:
                 f"read, e.g. {example}: replace some, or remove the class"
             )
     for part, split in kept.items():
-        if not len(split):
+        if len(parts[part]) and not len(split):
             raise UserError(
                 f"data.on_bad_image=skip: no {part} image can be read: replace some, or remove the {part} set"
             )
