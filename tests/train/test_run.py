@@ -394,6 +394,19 @@ def test_seeds_side_by_side_are_stopped_and_resumed_together(plain, place, no_re
     assert "runs_per_hour" not in json.loads(Path("halved/summary.json").read_text())
 
 
+def test_a_signal_in_the_last_moment_of_a_run_keeps_the_next_from_beginning(place, no_report, monkeypatch):
+    conclude = run.conclude
+
+    def late(*parts):
+        conclude(*parts)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(run, "conclude", late)
+    assert glmc("train", "tiny.yaml", "--seeds", "0,1", "--out", "late", "--quiet") == 143
+    assert result_of(Path("late/seed-0"))
+    assert not Path("late/seed-1").exists()
+
+
 MISTAKES = {
     "method: Bare": "Bare.forward returns float32 []; it must be a dict of named terms",
     "method: Vector": "Vector.forward returns the term 'loss' as float32 [4]; it must be a dict of named terms",

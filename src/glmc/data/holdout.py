@@ -40,9 +40,16 @@ def divide(pool: Split, hold: HoldOut) -> tuple[Rows, Rows, str]:
     if hold.folds is None and hold.fraction == 0:
         none = np.empty(0, dtype=np.int64)
         return np.arange(len(pool)), none, "nothing is held out (data.test_fraction=0): this run has no test images"
+    if hold.folds is not None and hold.folds > len(pool):
+        raise UserError(f"data.folds={hold.folds}: there are {len(pool)} images; give at most so many")
     if hold.groups is not None:
         parts = hold.folds or max(2, round(1 / hold.fraction))
         kept, held = grouped_fold(pool.labels, groups_of(pool, hold.groups), parts, hold.fold if hold.folds else 0)
+        if not len(held):
+            raise UserError(
+                f"data.groups={hold.groups}: each class has a single group, and none can be held out; group by a "
+                f"smaller part of the path"
+            )
     elif hold.folds is not None:
         kept, held = fold_rows(pool.labels, hold.folds, hold.fold)
     else:
@@ -52,6 +59,9 @@ def divide(pool: Split, hold: HoldOut) -> tuple[Rows, Rows, str]:
     else:
         share = "in whole groups" if hold.groups else f"{hold.fraction:.0%} of each class"
         remark = f"there is no test set: {len(held)} of the {len(pool)} images are held out, {share}"
+    untested = np.setdiff1d(pool.labels, pool.labels[held])
+    if len(untested) and hold.folds is None:
+        remark += f"; {len(untested)} classes have no image among them, e.g. {pool.classes[untested[0]]!r}"
     return kept, held, remark
 
 

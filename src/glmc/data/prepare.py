@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glmc.data import bad, cache, decode
-from glmc.data.inventory import Inventory
-from glmc.data.parts import Found, identity, images_of, prints_of
+from glmc.data.inventory import Inventory, shared_images
+from glmc.data.parts import WORDS, Found, identity, images_of, prints_of
 from glmc.data.split import Paths, Split
 from glmc.errors import UserError
 from glmc.random import Draws
@@ -114,6 +114,14 @@ def _prepared(
     assert channels is not None
     data = _with(data, size, channels)
     inventory, fingerprints = identity(splits, data, loader, screen) if known is None else (known, prints_of(known))
+    if inventory is not None and known is None:
+        for part in ("test", "val"):
+            shared = shared_images(inventory["train"], inventory[part]) if part in inventory else 0
+            if shared:
+                screen.say(
+                    f"{shared} of the {len(splits[part])} {WORDS[part]} images have the content of a training image, "
+                    f"which flatters the figures: glmc stats names copies, and data.groups keeps images together"
+                )
     test = decoded(splits["test"], "test images", data, screen)
     val = None if val is None else decoded(val, "validation images", data, screen)
     if mean is not None and std is not None and channels == 1:  # colour weights see grey through the mean of theirs

@@ -16,7 +16,7 @@ from glmc.data.split import Paths, Split
 from glmc.errors import UserError
 from glmc.recipe import Recipe, parse_settled
 from glmc.runs import checkpoint, folder
-from glmc.runs.trained import find_checkpoint, load_trained, score
+from glmc.runs.trained import find_checkpoint, load_trained, scored
 from glmc.screen import Screen
 
 
@@ -124,7 +124,7 @@ def score_given(path: Path, images: Path, overrides: tuple[str, ...], *, quiet: 
 
     Returns:
         {"checkpoint", "recipe", "images", "trained_on": how many of them the run was trained on, none if unknown,
-        "test": scores}.
+        "test": scores, "flip_tta": scores}; the last one if the recipe wants it.
 
     Raises:
         UserError: no such run, image or class.
@@ -137,10 +137,13 @@ def score_given(path: Path, images: Path, overrides: tuple[str, ...], *, quiet: 
     seen = known_images(point, split, recipe, screen)
     if seen is not None and seen["train"]:
         screen.say(f"the run was trained on {seen['train']} of these {len(split)} images: the figures flatter it")
-    scores, _ = score(trained, decoded(split, "images", recipe.data, screen), recipe)
-    screen.table(f"{recipe.name}, {point.path}, {len(split)} images of {images}, in percent", {"given images": scores})
+    found = scored(
+        trained,
+        decoded(split, "images", recipe.data, screen),
+        recipe,
+        f"{recipe.title}, {point.path}, {len(split)} images of {images}",
+        screen,
+    )
     trained_on = None if seen is None else seen["train"]
-    return {
-        "checkpoint": str(point.path), "recipe": recipe.name, "images": str(images), "trained_on": trained_on,
-        "test": scores,
-    }  # fmt: skip
+    about = {"checkpoint": str(point.path), "recipe": recipe.name, "images": str(images), "trained_on": trained_on}
+    return about | found

@@ -185,7 +185,9 @@ def trust(run: Run) -> list[dict[str, str]]:
     for name, inside in members:
         if inside.any():
             sure, score = 100 * float(run.predictions.confidence[inside].mean()), 100 * float(right[inside].mean())
-            word = "about right" if abs(sure - score) < 2 else "too sure" if sure > score else "not sure enough"
+            low, high = wilson(score / 100, int(inside.sum()))
+            word = "about right, as far as these images tell" if low <= sure <= high else "too sure"
+            word = "not sure enough" if sure < low else word
             rows.append({"name": name, "sure": number(sure), "right": number(score), "word": word})
     return rows
 

@@ -104,6 +104,10 @@ def sentences(first: Entry, entry: Entry, found: Gap | None, p: float | None) ->
     else:
         text = f"The difference between {b} and {a} cannot be told from noise: {b} is {side} ({measured})."
     lines = [text, f"If there were no difference, {rare}."]
+    if len(first.runs) != len(entry.runs) and "images" in found.how:
+        apart = signed(entry.scores["top1"]["mean"] - first.scores["top1"]["mean"])
+        alone = f"One run of each is compared image by image ({seeds}); the means of all runs are {apart} points apart."
+        lines.insert(0, alone)
     if "images" in found.how:
         lines.append(
             f"This is about two trained networks ({seeds}); other seeds may turn it round. "
@@ -203,7 +207,7 @@ def cell(entry: Entry, metric: str) -> dict[str, str]:
     A mean over seeds has a digit more than a single run.
     """
     score, digits = entry.scores.get(metric, {}), METRICS[metric].digits + (len(entry.runs) > 1)
-    sure = entry.first.sure.get(metric) if score else None
+    sure = entry.sure.get(metric) if score else None
     spread = "± " + number(score["sd"], digits) if "sd" in score else sure.text if sure else ""
     images = f"{sure.images:,} image{'s' if sure.images > 1 else ''}" if sure and metric in GROUPS else ""
     return {"mean": number(score.get("mean"), digits), "spread": spread, "images": images}
@@ -211,7 +215,7 @@ def cell(entry: Entry, metric: str) -> dict[str, str]:
 
 def doubt_of(entry: Entry) -> str:
     """A sentence on the accuracies of an entry that rest on too few test images; empty where there are none."""
-    told = doubts({name: score["mean"] for name, score in entry.scores.items()}, entry.first.sure)
+    told = doubts({name: score["mean"] for name, score in entry.scores.items()}, entry.sure)
     return told and f"{entry.letter}: {told}"
 
 

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from glmc.errors import UserError
+from glmc.metrics import Interval
 from glmc.recipe import essence
 from glmc.report import ranking, summary
 from glmc.report.finished import Run
 from glmc.report.page import parameters
-from glmc.runs.result import finished
+from glmc.runs.result import finished, intervals_of
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Entry:
     def first(self) -> Run:
         """The run that stands for what all share."""
         return self.runs[0]
+
+    @property
+    def sure(self) -> dict[str, Interval]:
+        """How surely its mean accuracies are known."""
+        return intervals_of([run.result for run in self.runs], self.first.few)
 
 
 # --------------------------------------------------------------------------------------------------------- reading

@@ -53,7 +53,10 @@ def pool(base: Path, runs: Sequence[Path]) -> Result:
         }
     )
     folder.write_confusion(base / "confusion.csv", confusion, first.classes)
-    write_predictions(base, first.classes, true, predicted, confidence, [name for each in seen for name in each.images])
+    images = [name for each in seen for name in each.images]
+    order = sorted(range(len(images)), key=images.__getitem__)  # as in a cross-validation of other folds
+    names = [images[row] for row in order]
+    write_predictions(base, first.classes, true[order], predicted[order], confidence[order], names)
     for name in ("recipe.yaml", "environment.json"):
         shutil.copyfile(first.folder / name, base / name)
     result.write(base, found)

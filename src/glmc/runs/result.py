@@ -1,6 +1,7 @@
 """result.json: what a finished run says of itself. Needs no torch."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -96,9 +97,21 @@ class Result(_File):
 
     def intervals(self, few: Few) -> dict[str, Interval]:
         """How surely the accuracies of the last epoch are known; `few`: the border of the few-shot group."""
-        images = np.array([row["test"] for row in self.per_class])
-        hits = np.array([round(row["test"] * row.get("recall", 0) / 100) for row in self.per_class])
-        return metrics.intervals(hits, images, np.array(self.counts), few)
+        return intervals_of([self], few)
+
+
+def intervals_of(results: Sequence[Result], few: Few) -> dict[str, Interval]:
+    """How surely the mean accuracies of runs on the same test images are known.
+
+    They are those of a network that has as many images right as the runs on average: the seeds do not make them surer.
+
+    Args:
+        results: of runs with the same test images, at least one.
+        few: the border of the few-shot group.
+    """
+    images = np.array([row["test"] for row in results[0].per_class])
+    hits = np.mean([[row["test"] * row.get("recall", 0) / 100 for row in each.per_class] for each in results], axis=0)
+    return metrics.intervals(hits, images, np.array(results[0].counts), few)
 
 
 def finished(run: Path) -> bool:

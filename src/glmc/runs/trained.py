@@ -247,14 +247,28 @@ def test(path: Path, overrides: tuple[str, ...], *, quiet: bool) -> dict[str, An
     recipe = parse_settled(point.state["recipe"], overrides)
     trained = load_trained(point, recipe)
     split = test_images(point, recipe, screen)
-    result: dict[str, Any] = {"checkpoint": str(point.path), "recipe": recipe.name}
+    return {"checkpoint": str(point.path), "recipe": recipe.name} | scored(
+        trained, split, recipe, f"{recipe.title}, {point.path}", screen
+    )
+
+
+def scored(trained: Trained, split: Split, recipe: Settled, title: str, screen: Screen) -> dict[str, Any]:
+    """Score a trained method on decoded images and say how good it is, and how surely.
+
+    Returns:
+        {"test": scores, "flip_tta": scores}; the last one if the recipe wants it.
+    """
+    result: dict[str, Any] = {}
     result["test"], confusion = score(trained, split, recipe)
     sure = intervals(confusion.diagonal(), confusion.sum(1), trained.counts, recipe.eval.few)
     if recipe.eval.flip_tta:
         result["flip_tta"] = score(trained, split, recipe, flip=True)[0]
     rows = {"single view": result["test"], **rows_of(sure)}
     rows |= {"flip TTA": result["flip_tta"]} if recipe.eval.flip_tta else {}
-    screen.table(f"{recipe.title}, {point.path}, accuracy in percent", rows)
+    screen.table(f"{title}, accuracy in percent", rows)
     if doubt := doubts(result["test"], sure):
         screen.say(doubt)
+    lacking = int((confusion.sum(1) == 0).sum())
+    if lacking:
+        screen.say(f"{lacking} of the {len(trained.classes)} classes have no image here: they count in none of these")
     return result

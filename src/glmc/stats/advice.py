@@ -207,7 +207,14 @@ def mend(facts: Facts) -> tuple[str, ...]:
                 "the results: remove them from one side"
             )
     for part, copies in facts.near.items():
-        if copies.images:
+        if copies.images and part == "train":
+            image, twin = map(facts.name, copies.examples[0])
+            sentences.append(
+                f"{number(copies.images, 'image')} nearly the same as another, e.g. {image} and {twin}, and no test "
+                "set: of the images held out for it, some would have been trained on; remove true copies, or keep "
+                "them together with data.groups"
+            )
+        elif copies.images:
             image, twin = map(facts.name, copies.examples[0])
             sentences.append(
                 f"{number(copies.images, f'{part} image')} nearly the same as a training image, e.g. {image} and "

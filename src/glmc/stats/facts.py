@@ -38,7 +38,7 @@ class Facts:
         found: the images, part by part.
         looks: part -> what its images look like.
         duplicates: exact duplicates.
-        near: "test" and "val", where there are such -> their images that are nearly a training image, other than
+        near: "test" and "val", or without these "train" -> their images that are nearly a training image, other than
             exact duplicates; empty where there are too many images to compare.
         odd: kind, a key of `ODD` -> places.
     """
@@ -124,17 +124,20 @@ def collect(data: str, settings: Recipe, found: Found, watch: Watch) -> Facts:
 
 def near_duplicates(found: Found, looks: dict[str, Looks], watch: Watch) -> dict[str, Copies]:
     """Part -> its images that are nearly a training image, each with that one, without those that are one exactly."""
-    if len(looks) < 2 or sum(len(split) for split in found.parts.values()) > near.LIMIT:
+    if sum(len(split) for split in found.parts.values()) > near.LIMIT:
         return {}
     small = {}
     for part, split in found.parts.items():
         with watch(f"comparing {part} images", len(split)) as bar:
             small[part] = near.thumbnails(split.images, looks[part], bar.to)
-    trained = set(map(tuple, looks["train"].digests.tolist()))
-    copies = {}
-    for part in list(small)[1:]:
-        exact = [tuple(digest) in trained for digest in looks[part].digests.tolist()]
-        pairs = [pair for pair in near.alike(small["train"], small[part]) if not exact[pair[0]]]
+    digests = {part: [tuple(digest) for digest in looks[part].digests.tolist()] for part in small}
+    trained, copies = set(digests["train"]), {}
+    for part in list(small)[1:] or ["train"]:
+        if part == "train":  # there is no test set: part of these will be held out for one
+            pairs = [(row, twin) for row, twin in near.alike(small["train"])]
+            pairs = [pair for pair in pairs if digests["train"][pair[0]] != digests["train"][pair[1]]]
+        else:
+            pairs = [pair for pair in near.alike(small["train"], small[part]) if digests[part][pair[0]] not in trained]
         examples: list[list[Place]] = [[(part, row), ("train", twin)] for row, twin in pairs[:EXAMPLES]]
         copies[part] = Copies(len(pairs), len(pairs), examples)
     return copies

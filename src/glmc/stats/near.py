@@ -56,15 +56,18 @@ def shrunk(image: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(image.convert("L").resize((SIDE + 1, SIDE), Image.Resampling.BOX))
 
 
-def alike(train: NDArray[np.uint8], other: NDArray[np.uint8]) -> list[tuple[int, int]]:
+def alike(train: NDArray[np.uint8], other: NDArray[np.uint8] | None = None) -> list[tuple[int, int]]:
     """(row of `other`, row of `train`) where the nearest training image is nearly the same, the nearest pairs first.
 
     Args:
-        train, other: of `thumbnails`.
+        train, other: of `thumbnails`; without others, the training images are compared with those before them.
     """
+    within, other = other is None, train if other is None else other
     known, found = steps(train), []
     for start in range(0, len(other), ROWS):
         likeness = steps(other[start : start + ROWS]) @ known.T  # [rows, N], in [-1, 1]
+        if within:
+            likeness = np.tril(likeness, start - 1)  # what comes before each; all else 0
         nearest = likeness.argmax(1)
         best = likeness[np.arange(len(nearest)), nearest]
         found += [(-best[row], start + row, int(nearest[row])) for row in np.flatnonzero(best >= ALIKE).tolist()]

@@ -107,6 +107,7 @@ def duplicate_rows(facts: Facts) -> list[tuple[str, Copies, list[str]]]:
     ]
     for part, word, copies in (("test", "test", found.test), ("val", "validation", found.val)):
         kinds += [(f"the same bytes in train and {word}", copies, False)] if part in parts else []
+    kinds += [("nearly the same", facts.near["train"], True)] if "train" in facts.near else []
     for part, word in (("test", "test"), ("val", "validation")):
         kinds += [(f"nearly the same in train and {word}", facts.near[part], False)] if part in facts.near else []
     return [
@@ -205,7 +206,7 @@ def show_oddities(console: Console, facts: Facts) -> None:
             listing(console, f"{what}: {len(facts.odd[key]):,}", facts.odd[key], len(facts.odd[key]))
         else:
             clean.append(what)
-    if len(facts.found.parts) > 1 and not facts.near:
+    if not facts.near:
         console.print(Text(f"more than {LIMIT:,} images are not compared for near duplicates", style="dim"))
     if clean:
         console.print(Text(f"none: {', '.join(clean)}", style="dim"), soft_wrap=True)

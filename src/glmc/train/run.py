@@ -44,6 +44,7 @@ def train(
     quiet: bool = False,
     since: float,
     beside: Sequence[Path] = (),
+    more: bool = False,
 ) -> Path:
     """Train a recipe in a new run folder and return the folder.
 
@@ -55,10 +56,12 @@ def train(
         quiet: nothing on the terminal.
         since: `time.perf_counter()` when the command began, for the start-up time.
         beside: of `begin`.
+        more: of `carry_out`.
     """
     run = folder.claim(out, recipe.name)
     screen = Screen(quiet=quiet)
-    carry_out([begin(recipe, run, Screen(run / "log.txt", quiet), command, since, beside, minutes)], run, screen)
+    begun = begin(recipe, run, Screen(run / "log.txt", quiet), command, since, beside, minutes)
+    carry_out([begun], run, screen, more=more)
     return run
 
 
@@ -123,8 +126,16 @@ def ready(begun: Begun, command: str, since: float) -> Begun:
     return begun
 
 
-def resume(run: Path, overrides: tuple[str, ...] = (), *, command: str, quiet: bool = False, since: float) -> Path:
-    """Go on with a run from its last valid checkpoint, or from the start if it has none yet.
+def resume(
+    run: Path,
+    overrides: tuple[str, ...] = (),
+    *,
+    command: str,
+    quiet: bool = False,
+    since: float,
+    more: bool = False,
+) -> Path:
+    """Go on with a run from its last valid checkpoint, or from the start if it has none yet; arguments as for `train`.
 
     Raises:
         UserError: there is no run, or an override would change its result.
@@ -145,7 +156,7 @@ def resume(run: Path, overrides: tuple[str, ...] = (), *, command: str, quiet: b
             report.write(run)
         folder.show(run, screen)
         return run
-    carry_out([take_up(run, overrides, screen, command, since)], run, Screen(quiet=quiet))
+    carry_out([take_up(run, overrides, screen, command, since)], run, Screen(quiet=quiet), more=more)
     return run
 
 
@@ -168,13 +179,14 @@ def take_up(run: Path, overrides: tuple[str, ...], screen: Screen, command: str,
     return ready(Begun(parts, run, state, screen, memory, trackers.Tracks(run, screen.say)), command, since)
 
 
-def carry_out(begun: Sequence[Begun], again: Path, screen: Screen) -> None:
+def carry_out(begun: Sequence[Begun], again: Path, screen: Screen, *, more: bool = False) -> None:
     """Train runs to their end, side by side, a step of each in turn; on a GPU each in a stream of its own.
 
     Args:
         begun: the runs; they share nothing, and each comes out as it would alone.
         again: the folder that goes on with them after an interruption.
         screen: where their progress is shown.
+        more: whether other runs are to follow, which a signal keeps from beginning.
 
     Raises:
         Interrupted: a signal has come; all that is unfinished has been saved.
@@ -203,7 +215,7 @@ def carry_out(begun: Sequence[Begun], again: Path, screen: Screen) -> None:
                 except NonFiniteLoss as error:
                     failed[each.run] = error
                     alive.remove(one)
-    if arrived and not all(result.finished(each.run) or each.run in failed for each in begun):
+    if arrived and (more or not all(result.finished(each.run) or each.run in failed for each in begun)):
         name = signal.Signals(arrived[0]).name
         command = f"glmc train --resume {again}{trust.words()}"
         raise Interrupted(f"stopped by {name}, state saved; go on with: {command}", arrived[0])

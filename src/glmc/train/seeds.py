@@ -100,7 +100,7 @@ def go_through(base: Path, *, together: int | None = None, command: str, quiet: 
         while todo and len(group) < number:
             group.append(take(*todo.pop(0), runs, quiet=quiet, command=command, since=time.perf_counter()))
         try:
-            carry_out(group, base, screen)
+            carry_out(group, base, screen, more=bool(todo))
         except NonFiniteLoss as error:  # of some; the others go on, and the summary is of those that came to their end
             failures.append(str(error))
         since = time.perf_counter()
@@ -143,7 +143,7 @@ def conclude_seeds(base: Path, runs: Sequence[Path], recipe: Recipe, speed: floa
     summary = summarise(runs, spread) | ({} if speed is None else {"runs_per_hour": speed})
     write_atomic(base / "summary.json", json.dumps(summary, indent=1) + "\n")
     rows: dict[str, Mapping[str, Any]] = {f"last epoch, {len(runs)} seeds": report.in_one_row(spread)}
-    sure = result.read(runs[0]).intervals(recipe.eval.few)
+    sure = result.intervals_of([result.read(run) for run in runs], recipe.eval.few)
     rows |= rows_of(sure, ends=False)
     if recipe.expect is not None:
         rows[f"expected ({recipe.expect.seeds} seeds)"] = folder.expectation(recipe.expect)

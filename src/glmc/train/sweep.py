@@ -112,10 +112,10 @@ def sweep(
             screen.say(f"point {number} of {len(laid)}: {point.label}, seed {seed}")
             try:
                 if (run / "recipe.yaml").exists():
-                    resume(run, command=command, quiet=quiet, since=since)
+                    resume(run, command=command, quiet=quiet, since=since, more=True)
                 else:
                     seeded = point.recipe.override(f"train.seed={seed}", "expect=null", "published=null")
-                    train(seeded, run, command=command, quiet=quiet, since=since)
+                    train(seeded, run, command=command, quiet=quiet, since=since, more=True)
             except NonFiniteLoss as error:
                 screen.say(f"{run}: {error}")
                 failed.append(run)
