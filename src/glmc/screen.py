@@ -52,14 +52,15 @@ class Screen:
             yield Bar(progress, progress.add_task(what, total=total, completed=done))
 
     def table(self, title: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
-        """One row a result, one column an accuracy in percent, or text; what is absent stays empty."""
+        """One row a result, one column an accuracy in percent, or text; a column that no row has is left out."""
         self.console.print(title, markup=False, soft_wrap=True)
         table = Table()
         table.add_column("")
-        for key in MAIN:
+        known = [key for key in MAIN if any(key in scores for scores in rows.values())]
+        for key in known:
             table.add_column(METRICS[key].word, justify="right")
         for name, scores in rows.items():
-            table.add_row(name, *[_percent(scores, key) for key in MAIN])
+            table.add_row(name, *[_percent(scores, key) for key in known])
         self.console.print(table)
         for name, scores in rows.items():
             self.note(f"{title} | {name} | " + " ".join(f"{k} {_percent(scores, k)}" for k in MAIN if k in scores))

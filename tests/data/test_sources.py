@@ -155,7 +155,10 @@ def test_one_folder_of_classes_gives_a_test_set(tmp_path, below):
     assert sorted(relative(source.train) + relative(source.test)) == sorted(
         str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png")
     )
-    assert source.remarks == ("there is no test set: 6 of the 16 images are held out, 40% of each class",)
+    assert source.remarks == (
+        "there is no test set: 6 of the 16 images are held out, 40% of each class; of 1 of the 3 classes none, e.g. "
+        "'eel'",
+    )
 
 
 def test_train_may_be_the_class_of_trains(tmp_path):

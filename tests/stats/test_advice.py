@@ -106,6 +106,18 @@ def test_stats_advises_what_train_takes(machine, monkeypatch, tmp_path, capsys, 
     assert capsys.readouterr().err.endswith(f": {'; '.join(said.why)}\n")
 
 
+def test_a_list_is_enough(machine, monkeypatch, tmp_path):
+    machine(False, "cpu")
+    trained = []
+    monkeypatch.setattr("glmc.train.run.train", lambda wanted, out, **options: trained.append(wanted))
+    folder = photographs(tmp_path / "photos", LONG, (32, 32))
+    lines = [f"{path.relative_to(folder)},{path.parent.name}" for path in sorted(folder.rglob("train/*/*.jpg"))]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *lines]))
+    train([str(tmp_path / "list.csv"), f"data.root={folder}"])
+    (wanted,) = trained
+    assert (wanted.name, wanted.data.name, wanted.data.root) == ("folder/logit_adjusted", "list", str(folder))
+
+
 def test_what_was_given_wins_over_the_advice(tmp_path, monkeypatch):
     trained = []
     monkeypatch.setattr("glmc.train.run.train", lambda wanted, out, **options: trained.append(wanted))

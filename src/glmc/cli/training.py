@@ -80,7 +80,7 @@ def for_own_images(name: str | None, overrides: tuple[str, ...], quiet: bool) ->
     """The recipe and its overrides that suit a folder or a list of images, said in a sentence; others as they are.
 
     Args:
-        name: of a recipe, or a folder; none where data.root may name one.
+        name: of a recipe, a folder or a list; none where data.root may name one.
         overrides: key=value.
         quiet: say nothing.
     """
@@ -92,6 +92,13 @@ def for_own_images(name: str | None, overrides: tuple[str, ...], quiet: bool) ->
             print(f"{name}: the recipe is meant; for the folder of that name write ./{name}", file=sys.stderr)
         else:
             overrides, name = (assigned("data.root", name), *overrides), None
+    elif name is not None and Path(name).is_file() and Path(name).suffix.lower() in (".csv", ".tsv", ".txt"):
+        from glmc.stats import find
+
+        data = find.wanted(name, [assignment for assignment in overrides if assignment.startswith("data.")]).data
+        rooted = any(assignment.startswith("data.root=") for assignment in overrides)
+        root = () if rooted else (assigned("data.root", data.root),)
+        overrides, name = ("data.name=list", assigned("data.train_list", name), *root, *overrides), None
     given = dict(assignment.partition("=")[::2] for assignment in overrides)
     if name is None and "data.root" in given and given.get("data.name", "folder") in ("folder", "list"):
         from glmc.stats import advice, find

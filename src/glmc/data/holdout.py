@@ -61,7 +61,7 @@ def divide(pool: Split, hold: HoldOut) -> tuple[Rows, Rows, str]:
         remark = f"there is no test set: {len(held)} of the {len(pool)} images are held out, {share}"
     untested = np.setdiff1d(pool.labels, pool.labels[held])
     if len(untested) and hold.folds is None:
-        remark += f"; {len(untested)} classes have no image among them, e.g. {pool.classes[untested[0]]!r}"
+        remark += f"; of {len(untested)} of the {len(pool.classes)} classes none, e.g. {pool.classes[untested[0]]!r}"
     return kept, held, remark
 
 

@@ -130,7 +130,8 @@ def sweep(
         rows, ranked = rank(rows)
         write_tables(target, rows, ranked)
         draw_confusions(target, {point.label: places[0] for point, places in done})
-        title = f"{len(laid)} points, {len(seeds)} seeds, last epoch, test images; {ranked}"
+        several = "1 seed" if len(seeds) == 1 else f"{len(seeds)} seeds"
+        title = f"{len(laid)} points, {several}, last epoch, test images; {ranked}"
         screen.table(title, {f"{row['rank']}  {row['point']}": row for row in rows})
         screen.say(f"{target / 'sweep.md'}")
     if failed:
