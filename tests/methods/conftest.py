@@ -7,12 +7,15 @@ import torch
 from glmc.methods.base import Method
 from glmc.models import Backbone
 from glmc.models.cifar_resnet import CifarResNet
+from glmc.models.experts import multiply
 from glmc.random import Draws
 from glmc.recipe import choice
 from glmc.step import Batch, Step
 
 COUNTS = torch.tensor([40, 10, 3])
 USUAL = {"glmc": ({"name": "class_weighted", "exponent": 1.2}, {"name": "mixup_cutmix"})}  # loss and mixture
+EXPERTS = {"bbn": (2, "layer3.0"), "experts": (3, "layer3")}  # number, and the stage from which on they are apart
+UNMIXED = {"bbn"}  # methods that refuse a mixture
 
 
 def build(name: str, dtype=torch.float32, batch_norm="split", loss=None, mixture=None, **settings) -> Method:
@@ -23,7 +26,11 @@ def build(name: str, dtype=torch.float32, batch_norm="split", loss=None, mixture
         default if given is None else {"name": given} if isinstance(given, str) else given
         for given, default in zip((loss, mixture), usual, strict=True)
     )
-    parts = Backbone(CifarResNet(8, width=4), 16, batch_norm), COUNTS
+    experts, stage = EXPERTS.get(name, (1, ""))
+    nets = [CifarResNet(8, width=4) for _ in range(experts)]
+    if experts > 1:
+        multiply(nets, stage)
+    parts = Backbone(nets[0], 16, batch_norm, experts), COUNTS
     factors = choice.build("loss", loss, COUNTS), choice.build("mixture", mixture, COUNTS)
     return choice.build("method", {"name": name, **settings}, COUNTS, (*parts, *factors)).to(dtype)
 

@@ -8,6 +8,8 @@ This file imports nothing, so that names can be checked before torch is loaded.
 METHODS = {
     "supervised": "glmc.methods.supervised:Supervised",
     "glmc": "glmc.methods.glmc:GLMC",
+    "bbn": "glmc.methods.bbn:BBN",
+    "experts": "glmc.methods.experts:Experts",
     "maxnorm": "glmc.methods.maxnorm:MaxNorm",
     "lws": "glmc.methods.lws:LWS",
 }

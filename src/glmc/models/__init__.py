@@ -11,7 +11,7 @@ from glmc.errors import UserError
 from glmc.models.batch_norm import split_by_view
 from glmc.models.casting import carried_out
 from glmc.models.cifar_resnet import CifarResNet
-from glmc.models.experts import multiply
+from glmc.models.experts import Copies, multiply
 from glmc.models.small_stem import SmallStemResNet
 from glmc.models.weights import obstacle
 
@@ -37,22 +37,35 @@ class Backbone(nn.Module):
         super().__init__()
         self.experts = experts
         self.net, self.out_dim, self.batch_norm = net, out_dim, batch_norm
-        self.norms = tuple(split_by_view(net)) if batch_norm == "split" else ()  # a tuple: `net` already owns them
+        # Tuples: `net` already owns the modules.
+        self.norms = tuple(split_by_view(net)) if batch_norm == "split" else ()
+        self.copies = tuple(module for module in net.modules() if isinstance(module, Copies))
+        own = {id(norm) for copies in self.copies for norm in copies.modules()}
+        self.of_one = tuple(id(norm) in own for norm in self.norms)  # whether a norm belongs to a single expert
 
-    def forward(self, images: Tensor, groups: int = 1) -> Tensor:
+    def forward(self, images: Tensor, groups: int = 1, apart: bool = False) -> Tensor:
         """Images of one or more views -> features.
 
         Args:
             images: float [groups * B, ch, H, W], `groups` views one after the other.
             groups: how many views these are.
+            apart: whether each expert sees a view of its own, of as many views as experts.
 
         Returns:
-            float [groups * B, out_dim], or [experts, groups * B, out_dim] if there are several experts.
+            float [groups * B, out_dim]; if there are several experts [experts, groups * B, out_dim], and if they see
+            views of their own [experts, B, out_dim].
+
+        Raises:
+            ValueError: views of their own in two passes, in which no expert would see the other's.
         """
+        if apart and (self.batch_norm == "two_pass" or groups != self.experts):
+            raise ValueError("views of their own need as many views as experts, and model.batch_norm=split or joint")
         if self.batch_norm == "two_pass" and groups > 1:
             return torch.cat([self.by_expert(carried_out(self.net, view)) for view in images.chunk(groups)], dim=-2)
-        for norm in self.norms:
-            norm.groups = groups  # type: ignore[assignment]
+        for norm, of_one in zip(self.norms, self.of_one, strict=True):
+            norm.groups = 1 if apart and of_one else groups  # type: ignore[assignment]
+        for copies in self.copies:
+            copies.apart = apart
         return self.by_expert(carried_out(self.net, images))
 
     def by_expert(self, features: Tensor) -> Tensor:

@@ -21,12 +21,14 @@ class Copies(nn.Module):
         first: whether their input is still shared: [B, ...] -> [E * B, ...]. Later: [E * B, ...] -> [E * B, ...].
     """
 
+    apart = False  # whether each expert has a part of the batch to itself, from its input on
+
     def __init__(self, parts: Sequence[nn.Module], first: bool) -> None:
         super().__init__()
         self.copies, self.first = nn.ModuleList(parts), first
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        inputs = [x] * len(self.copies) if self.first else x.chunk(len(self.copies))
+        inputs = [x] * len(self.copies) if self.first and not self.apart else x.chunk(len(self.copies))
         return torch.cat([part(each) for part, each in zip(self.copies, inputs, strict=True)])
 
 
