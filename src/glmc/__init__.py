@@ -11,18 +11,24 @@ if TYPE_CHECKING:
     from glmc.losses.base import Loss
     from glmc.losses.class_weighted import ClassWeighted, class_weights
     from glmc.losses.cross_entropy import CrossEntropy, soft_cross_entropy
+    from glmc.losses.deferred import Deferred
+    from glmc.losses.focal import ClassBalancedFocal, Focal
+    from glmc.losses.ldam import LDAM
     from glmc.losses.logit_adjusted import BalancedSoftmax, LogitAdjusted
     from glmc.losses.negative_cosine import negative_cosine
     from glmc.losses.softmax_bce import SoftmaxBCE
+    from glmc.losses.vector_scaling import VectorScaling
     from glmc.methods.base import Method
     from glmc.methods.glmc import GLMC
     from glmc.methods.lws import LWS
     from glmc.methods.maxnorm import MaxNorm
     from glmc.methods.supervised import Supervised
     from glmc.mixtures.base import Mixture
+    from glmc.mixtures.cmo import CMO
     from glmc.mixtures.cutmix import CutMix, cutmix
     from glmc.mixtures.mixup import MixUp, mixup
     from glmc.mixtures.mixup_cutmix import MixUpCutMix
+    from glmc.mixtures.remix import Remix
     from glmc.models import Backbone, build_backbone
     from glmc.posthoc import logit_adjustment, max_norm, norm_limit, tau_norm
     from glmc.step import Batch, Step
@@ -39,18 +45,26 @@ _HOME = {
         "CrossEntropy",
         "soft_cross_entropy",
     ),
+    "glmc.losses.deferred": ("Deferred",),
+    "glmc.losses.focal": (
+        "ClassBalancedFocal",
+        "Focal",
+    ),
+    "glmc.losses.ldam": ("LDAM",),
     "glmc.losses.logit_adjusted": (
         "BalancedSoftmax",
         "LogitAdjusted",
     ),
     "glmc.losses.negative_cosine": ("negative_cosine",),
     "glmc.losses.softmax_bce": ("SoftmaxBCE",),
+    "glmc.losses.vector_scaling": ("VectorScaling",),
     "glmc.methods.base": ("Method",),
     "glmc.methods.glmc": ("GLMC",),
     "glmc.methods.lws": ("LWS",),
     "glmc.methods.maxnorm": ("MaxNorm",),
     "glmc.methods.supervised": ("Supervised",),
     "glmc.mixtures.base": ("Mixture",),
+    "glmc.mixtures.cmo": ("CMO",),
     "glmc.mixtures.cutmix": (
         "CutMix",
         "cutmix",
@@ -60,6 +74,7 @@ _HOME = {
         "mixup",
     ),
     "glmc.mixtures.mixup_cutmix": ("MixUpCutMix",),
+    "glmc.mixtures.remix": ("Remix",),
     "glmc.models": (
         "Backbone",
         "build_backbone",
@@ -77,14 +92,19 @@ _HOME = {
 }
 
 __all__ = [
+    "CMO",
     "GLMC",
+    "LDAM",
     "LWS",
     "Backbone",
     "BalancedSoftmax",
     "Batch",
+    "ClassBalancedFocal",
     "ClassWeighted",
     "CrossEntropy",
     "CutMix",
+    "Deferred",
+    "Focal",
     "LogitAdjusted",
     "Loss",
     "MaxNorm",
@@ -92,9 +112,11 @@ __all__ = [
     "MixUp",
     "MixUpCutMix",
     "Mixture",
+    "Remix",
     "SoftmaxBCE",
     "Step",
     "Supervised",
+    "VectorScaling",
     "__version__",
     "build_backbone",
     "class_weights",

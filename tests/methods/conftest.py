@@ -18,6 +18,11 @@ EXPERTS = {"bbn": (2, "layer3.0"), "experts": (3, "layer3")}  # number, and the 
 UNMIXED = {"bbn"}  # methods that refuse a mixture
 
 
+def fits(method: str, mixture: str) -> bool:
+    """Whether a method takes a mixture."""
+    return mixture == "none" or method not in UNMIXED
+
+
 def build(name: str, dtype=torch.float32, batch_norm="split", loss=None, mixture=None, **settings) -> Method:
     """A method over three classes on a network of depth 8 and width 4; loss and mixture by name, or with settings."""
     torch.manual_seed(0)

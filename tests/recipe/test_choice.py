@@ -69,6 +69,17 @@ def test_a_loss_within_a_method_is_a_section_of_its_own(complaint):
         assert sentence in complaint("cats.yaml", f'method={{name: "shop.methods:TwoHeads", other: {value}}}')
 
 
+def test_a_loss_within_a_loss_is_complete_named_and_checked(complaint):
+    r = recipe.load("cats.yaml", ["method={name: supervised}", "loss={name: deferred, loss: {name: ldam}}"])
+    assert r.loss.params["loss"] == {"name": "ldam", "margin": 0.5, "scale": 30.0}
+    assert r.system == "deferred(ldam)"
+    for inner, sentence in {
+        "{name: ldam, scale: 0.0}": "loss.loss.scale must be above 0",
+        "{name: class_weighted}": "loss.loss is ClassWeighted, which cannot be re-weighted",
+    }.items():
+        assert sentence in complaint("cats.yaml", f"loss={{name: deferred, loss: {inner}}}")
+
+
 def test_loss_and_mixture_that_are_not_named_are_the_usual_ones():
     plain = recipe.load("cats.yaml", ["loss.smoothing=0.1"])
     assert (plain.loss.params, plain.system) == ({"smoothing": 0.1}, "shop.methods:Mixer + cross_entropy")

@@ -54,7 +54,7 @@ def test_the_second_recipe_keeps_data_and_network_and_takes_the_stages_optimizer
     assert (two.data, two.model.name, two.train.seed) == (one.data, one.model.name, one.train.seed)
     assert (two.optim.lr, two.optim.weight_decay, two.train.schedule) == (0.01, 0.1, "cosine_to_zero")
     assert two.method.params == {"threshold": 0.2, "sampling": 0.0}
-    assert (two.loss.name, two.loss.params, two.mixture.name) == ("softmax_bce", {"exponent": 1.2}, "none")
+    assert (two.loss.name, two.loss.params, two.mixture.name) == ("softmax_bce", {"exponent": 1.2, "beta": 1.0}, "none")
     assert (two.starts_from, two.model.freeze, two.model.statistics) == ("all", True, "frozen")
     assert two.train.epochs == 4
     assert recipe.parse(two.to_yaml()) == two

@@ -10,4 +10,9 @@ LOSSES = {
     "logit_adjusted": "glmc.losses.logit_adjusted:LogitAdjusted",
     "balanced_softmax": "glmc.losses.logit_adjusted:BalancedSoftmax",
     "softmax_bce": "glmc.losses.softmax_bce:SoftmaxBCE",
+    "focal": "glmc.losses.focal:Focal",
+    "class_balanced_focal": "glmc.losses.focal:ClassBalancedFocal",
+    "ldam": "glmc.losses.ldam:LDAM",
+    "vs": "glmc.losses.vector_scaling:VectorScaling",
+    "deferred": "glmc.losses.deferred:Deferred",
 }

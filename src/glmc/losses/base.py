@@ -9,8 +9,10 @@ from torch import Tensor, nn
 class Loss(nn.Module):
     """A number to be made small, of logits and targets; made from class counts, with all it derives from them inside.
 
-    Subclasses take their settings as keyword-only arguments with annotations and defaults: these are the keys that a
-    recipe may write under `loss`. What follows from `counts` is a buffer with `persistent=False`.
+    A subclass defines `each`, the loss of every image under every label, which serves labels and mixtures alike and can
+    be re-weighted; or `forward`, if its loss is of another kind. It takes its settings as keyword-only arguments with
+    annotations and defaults: these are the keys that a recipe may write under `loss`. What follows from `counts` is a
+    buffer with `persistent=False`.
 
     Args:
         counts: int64 [C], training images per class, all >= 1.
@@ -29,8 +31,12 @@ class Loss(nn.Module):
         if empty:
             raise ValueError(f"every class needs a training image; empty classes: {empty}")
 
+    def each(self, logits: Tensor) -> Tensor:
+        """The loss of every image under every label: float [B, C] -> float [B, C], in float32 or better."""
+        raise TypeError(f"{type(self).__name__} must say what the loss is: define each or forward")
+
     def forward(self, logits: Tensor, targets: Tensor, progress: Tensor) -> Tensor:
-        """The loss of a batch.
+        """The loss of a batch: of its labels, or the mean over distributions of labels.
 
         Shape:
             logits    float [B, C]              before softmax; computed in float32 or better
@@ -38,7 +44,21 @@ class Loss(nn.Module):
             progress  float []                  epoch / epochs, in [0, 1)
             output    float []                  mean over B
         """
-        raise TypeError(f"{type(self).__name__} must say what the loss is: define forward")
+        each = self.each(logits)  # [B, C]
+        return (distributions(targets, each) * each).sum(1).mean()
+
+
+def distributions(targets: Tensor, each: Tensor) -> Tensor:
+    """Targets as distributions over the classes.
+
+    Shape:
+        targets  int64 [B] or float [B, C]
+        each     float [B, C]               gives shape and dtype
+        output   float [B, C]               labels become one-hot rows
+    """
+    if targets.is_floating_point():
+        return targets.to(each.dtype)
+    return torch.zeros_like(each).scatter_(1, targets[:, None], 1.0)  # unlike F.one_hot, never looks at the values
 
 
 def precise(logits: Tensor) -> Tensor:

@@ -40,7 +40,6 @@ class CrossEntropy(Loss):
             raise ValueError(f"smoothing must lie in [0, 1), not {smoothing}")
         self.smoothing = smoothing
 
-    def forward(self, logits: Tensor, targets: Tensor, progress: Tensor) -> Tensor:  # noqa: D102
-        logits = precise(logits)
-        targets = targets.to(logits.dtype) if targets.is_floating_point() else targets
-        return F.cross_entropy(logits, targets, label_smoothing=self.smoothing)
+    def each(self, logits: Tensor) -> Tensor:  # noqa: D102
+        wrong = -precise(logits).log_softmax(1)  # [B, C], nats
+        return (1 - self.smoothing) * wrong + self.smoothing * wrong.mean(1, keepdim=True)

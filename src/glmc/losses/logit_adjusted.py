@@ -5,8 +5,7 @@ Menon et al., ICLR 2021, arXiv:2007.07314, equation 10. Ren et al., NeurIPS 2020
 
 from torch import Tensor
 
-from glmc.losses.base import Loss
-from glmc.losses.cross_entropy import soft_cross_entropy
+from glmc.losses.base import Loss, precise
 
 
 class LogitAdjusted(Loss):
@@ -25,8 +24,8 @@ class LogitAdjusted(Loss):
         self.shift: Tensor
         self.register_buffer("shift", tau * counts.double().log().float(), persistent=False)  # [C]
 
-    def forward(self, logits: Tensor, targets: Tensor, progress: Tensor) -> Tensor:  # noqa: D102
-        return soft_cross_entropy(logits + self.shift, targets)
+    def each(self, logits: Tensor) -> Tensor:  # noqa: D102
+        return -(precise(logits) + self.shift).log_softmax(1)
 
 
 class BalancedSoftmax(LogitAdjusted):

@@ -17,7 +17,7 @@ class SoftmaxBCE(ClassWeighted):
     the length of the classifier's rows.
 
     Args:
-        exponent: of the class weights n_c ** -exponent, which have mean 1.
+        exponent, beta: of the class weights, see `ClassWeighted`.
     """
 
     def forward(self, logits: Tensor, targets: Tensor, progress: Tensor) -> Tensor:  # noqa: D102

@@ -8,5 +8,7 @@ MIXTURES = {
     "none": "glmc.mixtures.base:Mixture",
     "mixup": "glmc.mixtures.mixup:MixUp",
     "cutmix": "glmc.mixtures.cutmix:CutMix",
+    "remix": "glmc.mixtures.remix:Remix",
+    "cmo": "glmc.mixtures.cmo:CMO",
     "mixup_cutmix": "glmc.mixtures.mixup_cutmix:MixUpCutMix",
 }

@@ -90,7 +90,9 @@ class Recipe(Section):
     def system(self) -> str:
         """What is trained, in a few words: method, loss and mixture, e.g. "logit_adjusted + cutmix"."""
         usual = ("supervised", None, "none")
-        names = (self.method.name, self.loss.name, self.mixture.name)
+        inner = self.loss.params.get("loss")  # of a loss made from another
+        loss = f"{self.loss.name}({inner['name']})" if isinstance(inner, dict) else self.loss.name
+        names = (self.method.name, loss, self.mixture.name)
         return " + ".join(name for name, plain in zip(names, usual, strict=True) if name != plain)
 
     @property

@@ -199,10 +199,9 @@ def _refuse_ranges(document: Document, section: str, whole: Mapping[str, Any], p
     """Complains about values that the class itself refuses, seen on classes of 10 to 1 images."""
     import torch
 
+    counts = torch.arange(10, 0, -1)
     try:
-        class_of(section, whole["name"])(
-            torch.arange(10, 0, -1), **{key: value for key, value in whole.items() if key != "name"}
-        )
+        class_of(section, whole["name"])(counts, **_arguments(section, whole, counts))
     except ValueError as error:
         named = str(error).partition(" ")[0] in whole  # most sentences begin with the setting that is wrong
         document.complain(path, f"{'.'.join(map(str, path))}{'.' if named else ': '}{error}")
@@ -248,13 +247,18 @@ def build(section: str, chosen: Mapping[str, Any], counts: Any, arguments: tuple
     Raises:
         UserError: the settings do not go together, in the words of the class.
     """
-    known = settings(section, chosen["name"])
-    values = {
-        key: build(str(nested(known[key][0])), value, counts) if isinstance(value, dict) else value
-        for key, value in chosen.items()
-        if key != "name"
-    }
+    values = _arguments(section, chosen, counts)
     try:
         return class_of(section, chosen["name"])(*(arguments or (counts,)), **values)
     except ValueError as error:
         raise UserError(f"{section}.name={chosen['name']}: {error}") from error
+
+
+def _arguments(section: str, chosen: Mapping[str, Any], counts: Any) -> dict[str, Any]:
+    """The keyword arguments of a complete section, losses and mixtures among them built."""
+    known = settings(section, chosen["name"])
+    return {
+        key: build(str(nested(known[key][0])), value, counts) if isinstance(value, dict) else value
+        for key, value in chosen.items()
+        if key != "name"
+    }

@@ -1,0 +1,42 @@
+"""CMO: rare objects on frequent backgrounds. Park et al., CVPR 2022, arXiv:2112.00412."""
+
+from typing import Any
+
+from numpy.typing import NDArray
+from torch import Tensor
+
+from glmc.mixtures.cutmix import CutMix
+from glmc.random import Draws
+
+
+class CMO(CutMix):
+    """CutMix with boxes from a re-sampled stream, pasted into the images of the first; not in every step or epoch.
+
+    Args:
+        sampling: r of the stream of boxes, P(class c) ~ n_c ** (1 - r); 1 draws every class equally often.
+        probability: share of the steps that are mixed.
+        early, late: epochs at the beginning and at the end of the run in which nothing is mixed; the published code
+            mixes in 3 < epoch < E - 3, counted from 0.
+    """
+
+    def __init__(
+        self,
+        counts: Tensor,
+        *,
+        sampling: float = 1.0,
+        probability: float = 0.5,
+        early: int = 4,
+        late: int = 3,
+        **rest: Any,
+    ) -> None:
+        super().__init__(counts, sampling=sampling, probability=probability, **rest)
+        for name, value in (("early", early), ("late", late)):
+            if value < 0:
+                raise ValueError(f"{name} must be at least 0, not {value}")
+        self.early, self.late = early, late
+
+    def tables(self, rng: Draws, *, epoch: int, epochs: int, steps: int, batch: int) -> dict[str, NDArray[Any]]:  # noqa: D102
+        tables = super().tables(rng, epoch=epoch, epochs=epochs, steps=steps, batch=batch)
+        if not self.early <= epoch < epochs - self.late:
+            tables["lam"][:] = 1.0  # all of the first image
+        return tables
