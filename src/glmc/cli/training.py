@@ -114,7 +114,9 @@ def for_own_images(name: str | None, overrides: tuple[str, ...], quiet: bool) ->
 @app.command()
 def finetune(
     run: RunReference,
-    stage2: Annotated[str, typer.Option(help="maxnorm, crt, lws, balanced_softmax; without training: tau_norm, ...")],
+    stage2: Annotated[
+        str, typer.Option(help="maxnorm, crt, lws, los, balanced_softmax; without training: tau_norm, ...")
+    ],
     overrides: Overrides = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder, new or empty. Default: the next free one in runs/.")
