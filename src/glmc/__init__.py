@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from glmc.losses.base import Loss
     from glmc.losses.class_weighted import ClassWeighted, class_weights
+    from glmc.losses.contrastive import balanced_contrastive, parametric_contrastive, supervised_contrastive
     from glmc.losses.cross_entropy import CrossEntropy, soft_cross_entropy
     from glmc.losses.deferred import Deferred
     from glmc.losses.focal import ClassBalancedFocal, Focal
@@ -19,10 +20,16 @@ if TYPE_CHECKING:
     from glmc.losses.softmax_bce import SoftmaxBCE
     from glmc.losses.vector_scaling import VectorScaling
     from glmc.methods.base import Method
+    from glmc.methods.bcl import BCL
     from glmc.methods.glmc import GLMC
+    from glmc.methods.gpaco import GPaCo
+    from glmc.methods.kcl import KCL
     from glmc.methods.lws import LWS
     from glmc.methods.maxnorm import MaxNorm
+    from glmc.methods.paco import PaCo
+    from glmc.methods.supcon import SupCon
     from glmc.methods.supervised import Supervised
+    from glmc.methods.tsc import TSC
     from glmc.mixtures.base import Mixture
     from glmc.mixtures.cmo import CMO
     from glmc.mixtures.cutmix import CutMix, cutmix
@@ -40,6 +47,11 @@ _HOME = {
     "glmc.losses.class_weighted": (
         "ClassWeighted",
         "class_weights",
+    ),
+    "glmc.losses.contrastive": (
+        "balanced_contrastive",
+        "parametric_contrastive",
+        "supervised_contrastive",
     ),
     "glmc.losses.cross_entropy": (
         "CrossEntropy",
@@ -59,10 +71,16 @@ _HOME = {
     "glmc.losses.softmax_bce": ("SoftmaxBCE",),
     "glmc.losses.vector_scaling": ("VectorScaling",),
     "glmc.methods.base": ("Method",),
+    "glmc.methods.bcl": ("BCL",),
     "glmc.methods.glmc": ("GLMC",),
+    "glmc.methods.gpaco": ("GPaCo",),
+    "glmc.methods.kcl": ("KCL",),
     "glmc.methods.lws": ("LWS",),
     "glmc.methods.maxnorm": ("MaxNorm",),
+    "glmc.methods.paco": ("PaCo",),
+    "glmc.methods.supcon": ("SupCon",),
     "glmc.methods.supervised": ("Supervised",),
+    "glmc.methods.tsc": ("TSC",),
     "glmc.mixtures.base": ("Mixture",),
     "glmc.mixtures.cmo": ("CMO",),
     "glmc.mixtures.cutmix": (
@@ -92,10 +110,13 @@ _HOME = {
 }
 
 __all__ = [
+    "BCL",
     "CMO",
     "GLMC",
+    "KCL",
     "LDAM",
     "LWS",
+    "TSC",
     "Backbone",
     "BalancedSoftmax",
     "Batch",
@@ -105,6 +126,7 @@ __all__ = [
     "CutMix",
     "Deferred",
     "Focal",
+    "GPaCo",
     "LogitAdjusted",
     "Loss",
     "MaxNorm",
@@ -112,12 +134,15 @@ __all__ = [
     "MixUp",
     "MixUpCutMix",
     "Mixture",
+    "PaCo",
     "Remix",
     "SoftmaxBCE",
     "Step",
+    "SupCon",
     "Supervised",
     "VectorScaling",
     "__version__",
+    "balanced_contrastive",
     "build_backbone",
     "class_weights",
     "cutmix",
@@ -126,7 +151,9 @@ __all__ = [
     "mixup",
     "negative_cosine",
     "norm_limit",
+    "parametric_contrastive",
     "soft_cross_entropy",
+    "supervised_contrastive",
     "tau_norm",
 ]
 

@@ -13,14 +13,21 @@ from glmc.recipe import choice
 from glmc.step import Batch, Step
 
 COUNTS = torch.tensor([40, 10, 3])
-USUAL = {"glmc": ({"name": "class_weighted", "exponent": 1.2}, {"name": "mixup_cutmix"})}  # loss and mixture
 EXPERTS = {"bbn": (2, "layer3.0"), "experts": (3, "layer3")}  # number, and the stage from which on they are apart
-UNMIXED = {"bbn"}  # methods that refuse a mixture
+
+
+USUAL = {  # loss and mixture
+    "glmc": ({"name": "class_weighted", "exponent": 1.2}, {"name": "mixup_cutmix"}),
+    "paco": ({"name": "balanced_softmax"}, {"name": "none"}),
+    "gpaco": ({"name": "balanced_softmax"}, {"name": "none"}),
+}
 
 
 def fits(method: str, mixture: str) -> bool:
     """Whether a method takes a mixture."""
-    return mixture == "none" or method not in UNMIXED
+    if method == "bcl" and mixture == "mixup_cutmix":  # a view for its classifier, and others for its contrast
+        return False
+    return mixture == "none" or choice.class_of("method", method).takes_mixtures
 
 
 def build(name: str, dtype=torch.float32, batch_norm="split", loss=None, mixture=None, **settings) -> Method:

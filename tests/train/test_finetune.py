@@ -27,8 +27,8 @@ def first(tmp_path_factory):
 
 @pytest.mark.parametrize("stage", stages())
 def test_every_stage_leaves_a_run_folder_that_names_both_stages(stage, first, tmp_path):
-    short = ("train.epochs=2",) if stage in ("maxnorm", "crt", "lws", "los", "balanced_softmax") else ()
-    if stage == "crt":
+    short = ("train.epochs=2",) if stage in ("maxnorm", "crt", "linear", "lws", "los", "balanced_softmax") else ()
+    if stage in ("crt", "linear"):
         short += ("train.milestones=[0.5]",)
     out = finetune(first, stage, short, tmp_path / "second", **QUIET)
     one, two = (json.loads((folder / "result.json").read_text()) for folder in (first, out))
@@ -74,7 +74,7 @@ def test_the_published_figure_of_a_stage_stands_beside_an_unchanged_run_only():
 @pytest.mark.parametrize(
     ("stage", "overrides", "sentence"),
     [
-        ("maxnrom", (), "choose one of balanced_softmax, crt, los, lws, maxnorm, tau_norm"),
+        ("maxnrom", (), "choose one of balanced_softmax, crt, linear, los, lws, maxnorm, tau_norm"),
         ("tau_norm", ("threshold=0.1",), "tau_norm is set by tau"),
         ("tau_norm", ("tau=much",), "tau must be a number"),
         ("tau_norm", ("tau=nan",), "tau must be finite"),

@@ -12,8 +12,17 @@ METHODS = {
     "experts": "glmc.methods.experts:Experts",
     "maxnorm": "glmc.methods.maxnorm:MaxNorm",
     "lws": "glmc.methods.lws:LWS",
+    "bcl": "glmc.methods.bcl:BCL",
+    "supcon": "glmc.methods.supcon:SupCon",
+    "kcl": "glmc.methods.kcl:KCL",
+    "tsc": "glmc.methods.tsc:TSC",
+    "paco": "glmc.methods.paco:PaCo",
+    "gpaco": "glmc.methods.gpaco:GPaCo",
 }
 USUAL = {  # loss and mixture where a recipe does not name them; of all others cross_entropy and none
     "glmc": {"loss": "class_weighted", "mixture": "mixup_cutmix"},
     "maxnorm": {"loss": "softmax_bce"},
+    "bcl": {"loss": "logit_adjusted"},
+    "paco": {"loss": "balanced_softmax"},
+    "gpaco": {"loss": "balanced_softmax"},
 }

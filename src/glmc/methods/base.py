@@ -37,6 +37,7 @@ class Method(nn.Module):
     second_stage = False  # whether it can only start from a trained run
     drifting = False  # whether the running averages of a frozen backbone follow the batches
     takes_experts = False  # whether it wants several networks on a shared stem
+    takes_mixtures = True  # whether images may be mixed
 
     # Streams of images by name: "instance", and perhaps "rebalanced". r draws with P(class c) ~ n_c ** (1 - r), and
     # None takes every image once an epoch.
@@ -47,6 +48,8 @@ class Method(nn.Module):
         self.backbone, self.classes = backbone, len(counts)
         self.loss, self.mixture = loss, mixture
         self.refuse_mixed(loss)
+        if type(mixture) is not Mixture and not self.takes_mixtures:
+            raise ValueError(f"{type(self).__name__} takes images as they are: set mixture.name=none")
         if backbone.experts > 1 and not self.takes_experts:
             raise ValueError(
                 f"{type(self).__name__} trains a single expert: set model.experts to 1, model.experts_from to null"

@@ -23,10 +23,11 @@ class BBN(Method):
             as frequent as the most frequent one is among all images.
 
     Raises:
-        ValueError: not two experts, a mixture, or reversal not in [0, 10].
+        ValueError: not two experts, or reversal not in [0, 10].
     """
 
     takes_experts = True
+    takes_mixtures = False  # it mixes the features of two batches
     prior = "uniform"
 
     def __init__(
@@ -35,8 +36,6 @@ class BBN(Method):
         super().__init__(backbone, counts, loss, mixture)
         if backbone.experts != 2:
             raise ValueError("BBN has two branches: set model.experts=2, and model.experts_from to the last block")
-        if mixture.views != 1 or mixture.mixes:
-            raise ValueError("BBN mixes the features of two batches: set mixture.name=none")
         if not 0 <= reversal <= 10:
             raise ValueError(f"reversal must lie in [0, 10], not {reversal}")
         self.streams = {"instance": None, "rebalanced": reversal}

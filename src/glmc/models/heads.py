@@ -1,5 +1,6 @@
 """Classifiers and projections on top of a backbone."""
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -36,15 +37,38 @@ class Cosine(nn.Module):
             return F.linear(F.normalize(x.to(self.weight.dtype)), F.normalize(self.weight))
 
 
-def linear(inputs: int, outputs: int) -> Head:
-    """A head with He-normal weights (fan-in, gain sqrt 2) and a zero bias.
+class Projection(nn.Sequential):
+    """Linear layers with a ReLU between each two, and the result scaled to length 1: what contrastive losses look at.
+
+    Float [B, sizes[0]] -> [B, sizes[-1]], in the dtype of the weights. Chen et al., ICML 2020, arXiv:2002.05709.
+
+    Args:
+        sizes: inputs, hidden widths, outputs; two layers have three.
+        batch_norm: whether each hidden layer is normalised before its ReLU, over all the views of a batch together.
+    """
+
+    def __init__(self, *sizes: int, batch_norm: bool = False) -> None:
+        layers: list[nn.Module] = []
+        for inputs, outputs in pairwise(sizes[:-1]):
+            layers.append(linear(inputs, outputs, bias=not batch_norm))  # BatchNorm would take the bias away
+            layers += [nn.BatchNorm1d(outputs)] if batch_norm else []
+            layers.append(nn.ReLU())
+        super().__init__(*layers, linear(sizes[-2], sizes[-1]))
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return F.normalize(super().forward(x))
+
+
+def linear(inputs: int, outputs: int, *, bias: bool = True) -> Head:
+    """A head with He-normal weights (fan-in, gain sqrt 2) and a zero bias, or none.
 
     He et al., ICCV 2015, arXiv:1502.01852; the small-image networks of the long-tailed literature start all their
     linear layers like this, heads included.
     """
-    layer = Head(inputs, outputs)
+    layer = Head(inputs, outputs, bias=bias)
     nn.init.kaiming_normal_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    if bias:
+        nn.init.zeros_(layer.bias)
     return layer
 
 
