@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
 from glmc.errors import UserError
@@ -12,6 +13,7 @@ from glmc.losses.contrastive import balanced_contrastive, parametric_contrastive
 from glmc.methods.kcl import chosen
 from glmc.methods.memory import Queue
 from glmc.methods.tsc import simplex
+from glmc.step import Batch
 
 F64 = torch.float64
 CONTRASTIVE = ("bcl", "supcon", "kcl", "tsc", "paco", "gpaco")
@@ -195,3 +197,30 @@ def test_what_is_impossible_is_said(name, settings, words, make):
     build, _ = make
     with pytest.raises(UserError, match=words):
         build(name, **settings)
+
+
+@pytest.mark.parametrize("name", [name for name in CONTRASTIVE if name != "kcl"])  # which is in TSC
+def test_it_learns_to_tell_digits_apart(name, make):
+    """Fifty steps on twenty images each of three digits; most others are told apart then."""
+    build, random_step = make
+    digits = load_digits(n_class=3)
+    images = torch.tensor(digits.images / 8 - 1, dtype=torch.float32)[:, None].expand(-1, 3, -1, -1)
+    of_class = [(torch.from_numpy(digits.target) == c).nonzero().flatten() for c in range(3)]
+    rows, labels = torch.cat([where[:20] for where in of_class]), torch.arange(3).repeat_interleave(20)
+    even = {"loss": {"name": "logit_adjusted", "tau": 0.0}, "temperature": 0.2}  # no prior; that of ImageNet-LT
+    settings = {"tsc": {"start": 0.0}, "paco": even, "gpaco": even}
+    method = build(name, **settings.get(name, {}))
+    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.05, momentum=0.9)
+    with torch.no_grad():
+        method.before_epoch(0, 1, lambda view: iter([Batch((images[rows],), labels, rows)]))
+    for seed in range(50):
+        shifts = [(seed % 3 - 1, (seed // 3 + view) % 3 - 1) for view in range(len(method.views))]
+        views = tuple(images[rows].roll(shift, (2, 3)) for shift in shifts)
+        step = random_step(method, batch=60, seed=seed)._replace(streams={"instance": Batch(views, labels, rows)})
+        optimizer.zero_grad()
+        sum(method(step).values()).backward()
+        optimizer.step()
+        method.after_step()
+    others = torch.cat([where[-100:] for where in of_class])
+    right = method.eval().predict(images[others]).argmax(1) == torch.arange(3).repeat_interleave(100)
+    assert right.float().mean() > 0.6
