@@ -45,7 +45,9 @@ class Loss(nn.Module):
             output    float []                  mean over B
         """
         each = self.each(logits)  # [B, C]
-        return (distributions(targets, each) * each).sum(1).mean()
+        if targets.is_floating_point():
+            return (targets.to(each.dtype) * each).sum(1).mean()
+        return each.gather(1, targets[:, None]).mean()
 
 
 def distributions(targets: Tensor, each: Tensor) -> Tensor:
