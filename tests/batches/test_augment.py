@@ -6,23 +6,20 @@ import torch
 from PIL import Image, ImageEnhance, ImageFilter
 from torchvision.transforms.v2 import functional as torchvision
 
-from glmc.batches.augment import (
+from glmc.batches.augment import View
+from glmc.batches.colour import (
     BRIGHTNESS,
     CONTRAST,
     SATURATION,
-    View,
     blend,
-    blur,
-    center_crop,
     color_jitter,
-    crop,
-    flip,
     grayscale,
-    normalise,
-    random_boxes,
     random_jitter,
     shift_hue,
 )
+from glmc.batches.filters import blur
+from glmc.batches.geometry import center_crop, crop, flip, random_boxes
+from glmc.batches.pixels import normalise
 from glmc.batches.resize import resized_crop
 from glmc.random import Draws
 
@@ -86,7 +83,7 @@ def test_where_no_box_fits_the_largest_in_the_middle_is_taken(height, width, box
 
 def test_boxes_do_not_depend_on_how_many_are_drawn_at_a_time(monkeypatch):
     whole = random_boxes(Draws(0, "boxes"), *sides(40, 30, 50), (0.08, 1.0))
-    monkeypatch.setattr("glmc.batches.augment.BOXES", 7)
+    monkeypatch.setattr("glmc.batches.geometry.BOXES", 7)
     np.testing.assert_array_equal(random_boxes(Draws(0, "boxes"), *sides(40, 30, 50), (0.08, 1.0)), whole)
 
 

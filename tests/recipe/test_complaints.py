@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from glmc.recipe.sections import FORMS
+
 Complaint = Callable[..., str]
 
 OVERRIDES = {
@@ -48,9 +50,8 @@ OVERRIDES = {
     'or a class as "package.module:Class")',
     "train={epochs: 1, schedule: step, milestones: [0.5, 1]}": "train.milestones[1] must be below 1, not 1 "
     "(where a step schedule steps, ascending fractions of the epochs, in (0, 1))",
-    "views.train=flip": 'views.train must be a list, not "flip" (augmentations by name, each a list of flip, '
-    "{crop: border}, {resized_crop: {size, scale}}, {center_crop: side}, {color_jitter: {brightness, contrast, "
-    "saturation, hue, p}}, {grayscale: p} or {blur: {sigma, p}}; train and test must be there)",
+    "views.train=flip": 'views.train must be a list, not "flip" (augmentations by name, each a list of '
+    f"{FORMS}; train and test must be there)",
     "views.train=[{crop: -1}]": "views.train[0].crop must be at least 0, not -1",
     "views.train=[{resized_crop: {size: 3, scael: 1}}]": "unknown key views.train[0].resized_crop.scael; "
     "did you mean views.train[0].resized_crop.scale?",

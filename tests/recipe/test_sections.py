@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from glmc.recipe import load
+from glmc.recipe.sections import FORMS
 
 OVERRIDES = {
     "data.channels=true": "data.channels must be 1 (grey), 3 (colour) or null (as the images are), not true",
@@ -21,12 +22,14 @@ OVERRIDES = {
     "data={name: a, mean: [0.5, 0.5], std: [1, 1]}": "data.mean must have one value per channel (1 or 3), not 2",
     "data={name: a, channels: 3, mean: [0.5], std: [1]}": "data.mean must have one value per channel (3), not 1",
     "views={train: []}": "views must hold test, a list of operations, e.g. test: []",
-    "views.train=[flop]": "views.train[0] must be flip, {crop: border}, {resized_crop: {size, scale}}, "
-    "{center_crop: side}, {color_jitter: {brightness, contrast, saturation, hue, p}}, {grayscale: p} or "
-    '{blur: {sigma, p}}, not "flop"',
-    "views.train=[{crop: 1, flip: 2}]": "views.train[0] must be flip, {crop: border}, {resized_crop: {size, scale}}, "
-    "{center_crop: side}, {color_jitter: {brightness, contrast, saturation, hue, p}}, {grayscale: p} or "
-    '{blur: {sigma, p}}, not {"crop": 1, "flip": 2}',
+    "views.train=[flop]": f'views.train[0] must be {FORMS}, not "flop"',
+    "views.train=[{crop: 1, flip: 2}]": f'views.train[0] must be {FORMS}, not {{"crop": 1, "flip": 2}}',
+    "views.train=[{crop: {border: 1, padding: white}}]": 'views.train[0].crop.padding must be "black" or "reflect", '
+    'not "white"',
+    "views.train=[{autoaugment: cifar10}]": "views.train[0].autoaugment must be a group of keys, not \"cifar10\"",
+    "views.train=[{randaugment: {m: 31}}]": "views.train[0].randaugment.m must be at most 30, not 31",
+    "views.train=[{cutout: 1.5}]": "views.train[0].cutout must be a whole number of pixels, or a part of data.size up "
+    "to 1, not 1.5",
     "views.train=[flip, flip]": "views.train holds flip 2 times: once is enough",
     "views.train=[{resized_crop: {size: 3, scale: [1, 0.5]}}]": "views.train[0].resized_crop.scale must be two "
     "numbers, the smaller first, e.g. [0.08, 1.0]",
@@ -57,12 +60,12 @@ def test_what_does_not_go_together_is_told_in_a_sentence(override: str, sentence
 
 
 def test_crops_follow_the_size_unless_they_are_in_pixels():
-    views = "views={train: [{resized_crop: {}}, flip], test: [{center_crop: 0.875}], look: [{center_crop: 20}]}"
-    settled = load("digits_lt/ce", [views]).settle(
+    views = "{train: [{resized_crop: {}}, flip, {cutout: 0.5}], test: [{center_crop: 0.875}], look: [{center_crop: 20}]}"
+    settled = load("digits_lt/ce", [f"views={views}"]).settle(
         {"size": 64, "channels": 1, "mean": [0.5], "std": [0.5]}, {"precision": "float32"}
     )
     assert settled.views == {
-        "train": [{"resized_crop": {"size": 64, "scale": [0.08, 1.0]}}, "flip"],
+        "train": [{"resized_crop": {"size": 64, "scale": [0.08, 1.0]}}, "flip", {"cutout": 32}],
         "test": [{"center_crop": 56}],
         "look": [{"center_crop": 20}],
     }
@@ -70,9 +73,13 @@ def test_crops_follow_the_size_unless_they_are_in_pixels():
 
 def test_operations_are_completed_with_their_defaults():
     jitter = "{color_jitter: {brightness: 0.4, contrast: 0.4, saturation: 0.4}}"
-    views = load("digits_lt/ce", [f"views.train=[{jitter}, {{grayscale: 0.2}}, {{blur: {{}}}}]"]).views
+    policies = "{crop: {border: 4}}, {autoaugment: {policy: imagenet}}, {randaugment: {m: 12}}"
+    views = load("digits_lt/ce", [f"views.train=[{jitter}, {{grayscale: 0.2}}, {{blur: {{}}}}, {policies}]"]).views
     assert views["train"] == [
         {"color_jitter": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.0, "p": 1.0}},
         {"grayscale": 0.2},
         {"blur": {"sigma": [0.1, 2.0], "p": 1.0}},
+        {"crop": {"border": 4, "padding": "black"}},
+        {"autoaugment": {"policy": "imagenet", "fill": 128}},
+        {"randaugment": {"n": 2, "m": 12, "fill": 128}},
     ]

@@ -20,7 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from glmc.batches.augment import center_crop, normalise
+from glmc.batches.geometry import center_crop
+from glmc.batches.pixels import normalise
 from glmc.errors import UserError
 from glmc.methods.base import Method
 from glmc.models import SMALL_IMAGE, build_backbone

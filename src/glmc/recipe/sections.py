@@ -170,6 +170,21 @@ class Crop(Section):
     crop: int = Field(ge=0, description="border in pixels")
 
 
+class Frame(Section):
+    """The border of a crop."""
+
+    border: int = Field(ge=0, description="its width in pixels")
+    padding: Literal["black", "reflect"] = Field(
+        "black", description="what it holds: nothing, or the image mirrored at its outermost pixels"
+    )
+
+
+class FramedCrop(Section):
+    """See `Frame`."""
+
+    crop: Frame
+
+
 def _whole_pixels(side: float) -> float:
     """Pixels as a whole number; a part of data.size as it is."""
     if side > 1 and side % 1:
@@ -250,6 +265,42 @@ class Blur(Section):
     blur: Softness
 
 
+class Cutout(Section):
+    """A black square with its middle anywhere in the image, clipped at the border. DeVries & Taylor 2017."""
+
+    cutout: Side = Field(description="side in pixels; up to 1: as a part of data.size")
+
+
+Level = Annotated[int, Field(ge=0, le=255)]
+
+
+class Learnt(Section):
+    """One of 25 learnt pairs of operations for each image. Cubuk et al., CVPR 2019."""
+
+    policy: Literal["cifar10", "imagenet"] = Field(description="the images that the pairs were learnt on")
+    fill: Level = Field(128, description="level in [0, 255] where pixels have moved away; 128: grey")
+
+
+class AutoAugment(Section):
+    """See `Learnt`."""
+
+    autoaugment: Learnt
+
+
+class Drawn(Section):
+    """Operations for each image, drawn from 14 with equal probability. Cubuk et al., NeurIPS 2020."""
+
+    n: int = Field(2, ge=1, le=8, description="operations an image")
+    m: int = Field(9, ge=0, le=30, description="their strength, in [0, 30]")
+    fill: Level = Field(128, description="level in [0, 255] where pixels have moved away; 128: grey")
+
+
+class RandAugment(Section):
+    """See `Drawn`."""
+
+    randaugment: Drawn
+
+
 OPERATIONS: dict[str, type[Section]] = {
     "crop": Crop,
     "resized_crop": ResizedCrop,
@@ -257,10 +308,14 @@ OPERATIONS: dict[str, type[Section]] = {
     "color_jitter": ColorJitter,
     "grayscale": Grayscale,
     "blur": Blur,
+    "cutout": Cutout,
+    "autoaugment": AutoAugment,
+    "randaugment": RandAugment,
 }
 FORMS = (
-    "flip, {crop: border}, {resized_crop: {size, scale}}, {center_crop: side}, {color_jitter: {brightness, contrast, "
-    "saturation, hue, p}}, {grayscale: p} or {blur: {sigma, p}}"
+    "flip, {crop: border}, {crop: {border, padding}}, {resized_crop: {size, scale}}, {center_crop: side}, "
+    "{color_jitter: {brightness, contrast, saturation, hue, p}}, {grayscale: p}, {blur: {sigma, p}}, "
+    "{cutout: side}, {autoaugment: {policy, fill}} or {randaugment: {n, m, fill}}"
 )
 
 
@@ -271,7 +326,8 @@ def _operation(op: Any) -> Any:
     name = next(iter(op)) if isinstance(op, dict) and len(op) == 1 else None
     if name not in OPERATIONS:
         raise rule("", f"must be {FORMS}, not {shown(op)}")
-    return OPERATIONS[name].model_validate(op).model_dump()
+    form = FramedCrop if name == "crop" and isinstance(op["crop"], dict) else OPERATIONS[name]
+    return form.model_validate(op).model_dump()
 
 
 def _complete(views: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -300,8 +356,9 @@ def in_pixels(views: Mapping[str, list[Any]], size: int) -> dict[str, list[Any]]
         return max(2, round(side * size)) if side <= 1 else side  # 1 would be a part again
 
     def settled(op: Any) -> Any:
-        if "center_crop" in op:
-            return {"center_crop": pixels(op["center_crop"])}
+        for name in ("center_crop", "cutout"):
+            if name in op:
+                return {name: pixels(op[name])}
         if "resized_crop" in op:
             return {"resized_crop": {**op["resized_crop"], "size": pixels(op["resized_crop"]["size"])}}
         return op
