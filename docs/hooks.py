@@ -73,10 +73,24 @@ def keys() -> Iterator[str]:
         yield f"\n## {name}\n\n{(section.__doc__ or '').partition(chr(10))[0]}\n"
         yield "| key | type | default | meaning |\n|---|---|---|---|"
         for key, one in section.model_fields.items():
-            default = "needed" if one.is_required() else f"`{one.default}`"
-            annotation = one.annotation
-            allowed = ", ".join(filter(None, [recipe.kind(annotation), recipe.bounds(one)]))
-            yield f"| `{name}.{key}` | {allowed} | {default} | {cell(str(one.description or ''))} |"
+            yield row(f"{name}.{key}", one)
+    yield "\n## Operations of a view\n"
+    yield "Carried out in the order in which they stand. `flip`, without a key, mirrors every second image.\n"
+    yield "| key | type | default | meaning |\n|---|---|---|---|"
+    for name, form in sections.OPERATIONS.items():
+        value: Any = form.model_fields[name].annotation
+        grouped = inspect.isclass(value) and issubclass(value, sections.Section)
+        told = value if grouped else form
+        yield f"| **{name}** | | | {(told.__doc__ or '').partition(chr(10))[0]} |"
+        for key, one in told.model_fields.items():
+            yield row(f"{name}.{key}" if grouped else key, one)
+
+
+def row(key: str, field: Any) -> str:
+    """A row of a table of keys."""
+    default = "needed" if field.is_required() else f"`{field.default}`"
+    allowed = ", ".join(filter(None, [recipe.kind(field.annotation), recipe.bounds(field)]))
+    return f"| `{key}` | {allowed} | {default} | {cell(str(field.description or ''))} |"
 
 
 def cell(text: str) -> str:

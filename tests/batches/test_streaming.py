@@ -30,9 +30,11 @@ LABELS = np.random.default_rng(1).integers(0, 4, N)
 BOX = {"resized_crop": {"size": 12, "scale": [0.08, 1.0]}}
 JITTER = {"color_jitter": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "p": 1.0}}
 BLUR = {"blur": {"sigma": [0.1, 2.0], "p": 0.5}}
+RANDOM = {"randaugment": {"n": 2, "m": 9, "fill": 128}}
+LEARNT = {"autoaugment": {"policy": "cifar10", "fill": 128}}
 VIEWS = {
     "two boxes": [[BOX, JITTER, {"grayscale": 0.2}, BLUR, "flip"], [BOX, "flip"]],
-    "box and square": [[BOX, "flip"], [{"crop": 2}, "flip"]],
+    "box and square": [[BOX, RANDOM, "flip"], [{"crop": {"border": 2, "padding": "reflect"}}, LEARNT, {"cutout": 8}]],
     "two squares": [[{"center_crop": 16}, BOX], ["flip"]],
     "nothing": [[]],
     "large boxes": [[{"resized_crop": {"size": 128, "scale": [0.08, 1.0]}}]],

@@ -53,6 +53,8 @@ OVERRIDES = {
     "views.train=flip": 'views.train must be a list, not "flip" (augmentations by name, each a list of '
     f"{FORMS}; train and test must be there)",
     "views.train=[{crop: -1}]": "views.train[0].crop must be at least 0, not -1",
+    "views.train=[{crop: {border: 1, paddin: black}}]": "unknown key views.train[0].crop.paddin; did you mean "
+    "views.train[0].crop.padding?",
     "views.train=[{resized_crop: {size: 3, scael: 1}}]": "unknown key views.train[0].resized_crop.scael; "
     "did you mean views.train[0].resized_crop.scale?",
 }  # fmt: skip

@@ -60,7 +60,9 @@ def test_what_does_not_go_together_is_told_in_a_sentence(override: str, sentence
 
 
 def test_crops_follow_the_size_unless_they_are_in_pixels():
-    views = "{train: [{resized_crop: {}}, flip, {cutout: 0.5}], test: [{center_crop: 0.875}], look: [{center_crop: 20}]}"
+    views = (
+        "{train: [{resized_crop: {}}, flip, {cutout: 0.5}], test: [{center_crop: 0.875}], look: [{center_crop: 20}]}"
+    )
     settled = load("digits_lt/ce", [f"views={views}"]).settle(
         {"size": 64, "channels": 1, "mean": [0.5], "std": [0.5]}, {"precision": "float32"}
     )

@@ -30,14 +30,25 @@ def crop(images: Tensor, shift: Tensor, border: int, padding: str = "black") -> 
     Returns:
         uint8 [B, H, W, ch].
     """
-    batch, height, width, _ = images.shape
+    height, width = images.shape[1:3]
     rows = shift[:, 0, None] + torch.arange(height, device=images.device)  # [B, H]
     columns = shift[:, 1, None] + torch.arange(width, device=images.device)  # [B, W]
     if padding == "reflect":
         rows, columns = mirrored(rows - border, height), mirrored(columns - border, width)
     else:
         images = F.pad(images, (0, 0, border, border, border, border))
-    return images[torch.arange(batch, device=images.device)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return pick(images, rows[:, :, None], columns[:, None, :])
+
+
+def pick(images: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """The pixels at int64 [B, H', W'] (or what becomes so by broadcasting); uint8 [B, H, W, ch] -> [B, H', W', ch].
+
+    As one list of all pixels: on a CPU several times faster than an index for each dimension.
+    """
+    batch, height, width, channels = images.shape
+    first = height * width * torch.arange(batch, device=images.device)[:, None, None]
+    place = (first + width * row) + column  # [B, H', W']
+    return images.reshape(-1, channels).index_select(0, place.flatten()).view(*place.shape, channels)
 
 
 def mirrored(place: Tensor, size: int) -> Tensor:
@@ -89,16 +100,14 @@ def affine(images: Tensor, matrix: Tensor, offset: Tensor, fill: int) -> Tensor:
     Returns:
         uint8 [B, H, W, ch].
     """
-    batch, height, width, _ = images.shape
+    height, width = images.shape[1:3]
     x = 2 * torch.arange(width, device=images.device) + 1  # [W]
     y = 2 * torch.arange(height, device=images.device)[:, None] + 1  # [H, 1]
     matrix, offset = matrix[..., None, None], offset[..., None, None]
     column = (matrix[:, 0, 0] * x + (matrix[:, 0, 1] * y + offset[:, 0])) >> BITS + 1
     row = (matrix[:, 1, 0] * x + (matrix[:, 1, 1] * y + offset[:, 1])) >> BITS + 1
-    near_column, near_row = column.clamp(0, width - 1), row.clamp(0, height - 1)  # [B, H, W]
-    moved = images[torch.arange(batch, device=images.device)[:, None, None], near_row, near_column]
-    inside = ((column == near_column) & (row == near_row)).to(torch.uint8)[..., None]
-    return moved * inside + fill * (1 - inside)
+    framed = F.pad(images, (0, 0, 1, 1, 1, 1), value=fill)  # what lies outside is in the frame
+    return pick(framed, row.clamp_(-1, height) + 1, column.clamp_(-1, width) + 1)
 
 
 def random_boxes(

@@ -47,4 +47,4 @@ def change_some(images: Tensor, chosen: Tensor, change: Callable[[Tensor, Tensor
     if not piecewise(images):
         return choose(chosen, change(images, slice(None)), images)
     rows = chosen.nonzero()[:, 0]
-    return images.index_copy(0, rows, change(images[rows], rows)) if len(rows) else images
+    return images.index_copy(0, rows, change(images.index_select(0, rows), rows)) if len(rows) else images

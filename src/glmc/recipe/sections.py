@@ -171,7 +171,7 @@ class Crop(Section):
 
 
 class Frame(Section):
-    """The border of a crop."""
+    """A window of the image's own size at a random place, over a border; a number alone is that of a black one."""
 
     border: int = Field(ge=0, description="its width in pixels")
     padding: Literal["black", "reflect"] = Field(
@@ -302,7 +302,7 @@ class RandAugment(Section):
 
 
 OPERATIONS: dict[str, type[Section]] = {
-    "crop": Crop,
+    "crop": FramedCrop,
     "resized_crop": ResizedCrop,
     "center_crop": CenterCrop,
     "color_jitter": ColorJitter,
@@ -326,7 +326,7 @@ def _operation(op: Any) -> Any:
     name = next(iter(op)) if isinstance(op, dict) and len(op) == 1 else None
     if name not in OPERATIONS:
         raise rule("", f"must be {FORMS}, not {shown(op)}")
-    form = FramedCrop if name == "crop" and isinstance(op["crop"], dict) else OPERATIONS[name]
+    form = Crop if name == "crop" and not isinstance(op[name], dict) else OPERATIONS[name]  # a number: its border
     return form.model_validate(op).model_dump()
 
 

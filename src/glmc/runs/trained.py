@@ -63,12 +63,16 @@ def build_views(recipe: Settled, names: tuple[str, ...], device: torch.device) -
 
 
 def refuse_larger_crops(name: str, operations: Sequence[Any], side: int) -> None:
-    """Raise a `UserError` if a view takes the middle of images that are smaller than that (`side` pixels)."""
-    for operation in operations:
-        if isinstance(operation, dict) and operation.get("center_crop", 0) > side:
+    """Raise a `UserError` if a view takes the middle, or mirrors a border, of images (`side` pixels) that lack it."""
+    for operation in (each for each in operations if isinstance(each, dict)):
+        if operation.get("center_crop", 0) > side:
             raise UserError(f"views.{name}: center_crop={operation['center_crop']} is larger than the image ({side})")
-        if isinstance(operation, dict) and "resized_crop" in operation:
+        border = operation.get("crop")
+        if isinstance(border, dict) and border["padding"] == "reflect" and border["border"] >= side:
+            raise UserError(f"views.{name}: crop reflects {border['border']} pixels of an image with {side} on a side")
+        if "resized_crop" in operation:
             side = operation["resized_crop"]["size"]
+        side = operation.get("center_crop", side)
 
 
 class Trained(NamedTuple):
