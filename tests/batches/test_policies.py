@@ -13,7 +13,9 @@ from glmc.batches.filters import sharpen
 from glmc.batches.geometry import crop, cutout
 from glmc.batches.policies import SIGNED, AutoAugment, Policy, RandAugment
 from glmc.batches.resize import resized_crop
+from glmc.errors import UserError
 from glmc.random import Draws
+from glmc.runs.trained import refuse_larger_crops
 
 CPU = torch.device("cpu")
 NOISE = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (6, 20, 26, 3), dtype=np.uint8))
@@ -172,3 +174,12 @@ def test_a_crop_may_reflect():
     for image, (top, left), got in zip(NOISE.numpy(), shift.tolist(), out.numpy(), strict=True):
         framed = np.pad(image, ((4, 4), (4, 4), (0, 0)), mode="reflect")
         assert (framed[top : top + 20, left : left + 26] == got).all()
+
+
+def test_a_border_that_reflects_is_narrower_than_the_image():
+    views = [{"center_crop": 8}, {"crop": {"border": 7, "padding": "reflect"}}]
+    refuse_larger_crops("train", views, 20)
+    with pytest.raises(UserError, match="crop reflects 20 pixels of an image with 20 on a side"):
+        refuse_larger_crops("train", [{"crop": {"border": 20, "padding": "reflect"}}], 20)
+    with pytest.raises(UserError, match="center_crop=9 is larger than the image"):
+        refuse_larger_crops("train", [{"center_crop": 8}, {"resized_crop": {"size": 8}}, {"center_crop": 9}], 20)
