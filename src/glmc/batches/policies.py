@@ -89,19 +89,21 @@ LINES: dict[str, tuple[tuple[tuple[str, float, int | None], ...], ...]] = {
 }
 
 
+# What an operation does at its largest strength: tangent, part of a side, degrees, change of the factor 1.
+MOST = {"shear_x": 0.3, "shear_y": 0.3, "translate_x": 150 / 331, "translate_y": 150 / 331, "rotate": 30.0,
+        "brightness": 0.9, "contrast": 0.9, "color": 0.9, "sharpness": 0.9}  # fmt: skip
+
+
 def amount(kind: str, part: float) -> float:
     """How much an operation does at a part (in [0, 1]) of its largest strength, in the units that it is carried out in.
 
-    Shear: tangent, up to 0.3. Translation: part of the side, up to 150/331. Rotation: degrees, up to 30. Brightness,
-    contrast, color and sharpness: change of the factor 1, up to 0.9. Posterize: bits kept, 8 down to 4. Solarize:
-    threshold, 255 down to 0. The rest: 0.
+    Of posterize these are bits kept, 8 down to 4; of solarize the threshold, 255 down to 0; of what has none, 0.
     """
     if kind == "posterize":
         return 8 - round(4 * part)
     if kind == "solarize":
         return round(255 * (1 - part), 6)  # thirds of levels, without what floats add to whole ones
-    most = {"rotate": 30.0} | dict.fromkeys(("shear_x", "shear_y"), 0.3) | dict.fromkeys((*BLENDS, "sharpness"), 0.9)
-    return (most | dict.fromkeys(("translate_x", "translate_y"), 150 / 331)).get(kind, 0.0) * part
+    return MOST.get(kind, 0.0) * part
 
 
 def both_ways(kind: str, part: float) -> list[Setting]:
