@@ -4,6 +4,8 @@ import pytest
 import yaml
 
 from glmc import recipe
+from glmc.recipe.systems import systems
+from glmc.train.stages import stages
 
 NAMES = recipe.names()
 GLMC = [name for name in NAMES if recipe.load(name).method.name == "glmc"]
@@ -107,3 +109,16 @@ def test_full_sets_have_no_tail():
         assert r.data.imbalance is None
         assert r.published is not None
         assert "resnet50" in r.model.name
+
+
+def test_every_recipe_is_of_one_system_and_every_system_has_a_command_that_is_understood():
+    listed = systems()
+    told = [each["name"] for system in listed for each in system.recipes]
+    assert sorted(told) == recipe.names()
+    for system in listed:
+        program, verb, name, *values = system.command.split(maxsplit=3)
+        assert program == "glmc"
+        if verb == "train":
+            assert recipe.load(name, values)
+        else:
+            assert values[0].split()[-1] in stages()

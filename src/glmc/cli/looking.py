@@ -117,13 +117,16 @@ def list_(
     what: Annotated[
         str,
         typer.Argument(
-            metavar="WHAT", help="recipes, methods, losses, mixtures, stages, datasets, backbones.", show_default=False
+            metavar="WHAT",
+            help="systems, recipes, methods, losses, mixtures, stages, datasets, backbones.",
+            show_default=False,
         ),
     ],
     as_json: AsJson = False,
 ) -> None:
     """Name what there is to choose from."""
     listings: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "systems": systems,
         "recipes": recipes,
         "methods": lambda: factors("method"),
         "losses": lambda: factors("loss"),
@@ -140,7 +143,7 @@ def list_(
         return
     for row in rows:
         name, *rest = row.values()
-        print(name, *(f"  {value}" for value in rest if value), sep="")
+        print(name, *(f"  {value}" for value in rest if value and isinstance(value, str)), sep="")
 
 
 @app.command()
@@ -160,6 +163,13 @@ def cache(
     for entry in entries:
         print(f"{entry.bytes / 2**20:9.1f} MiB  {entry.date}  {entry.root}")
     print(f"{sum(entry.bytes for entry in entries) / 2**20:9.1f} MiB in {cache.cache_folder()}")
+
+
+def systems() -> list[dict[str, Any]]:
+    """What the literature compares: name, sentence, command and paper; with --json also recipes and figures."""
+    from glmc.recipe.systems import systems as listed
+
+    return [system._asdict() for system in listed()]
 
 
 def recipes() -> list[dict[str, Any]]:
