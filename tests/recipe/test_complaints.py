@@ -19,8 +19,8 @@ OVERRIDES = {
     "trian.epochs=3": "unknown key trian; did you mean train?",
     "optim.zzz=3": "unknown key optim.zzz; optim has name, lr, backbone_lr, momentum, nesterov, weight_decay, clip, "
     "sharpness",
-    "zzz=3": "unknown key zzz; a recipe has name, parent, starts_from, published, expect, data, views, model, method, "
-    "loss, mixture, optim, train, eval",
+    "zzz=3": "unknown key zzz; a recipe has name, parent, starts_from, then, published, expect, data, views, model, "
+    "method, loss, mixture, optim, train, eval",
     "train.epochs=2e2": "train.epochs must be a whole number, not 200.0 (passes over the training images)",
     "train.epochs=true": "train.epochs must be a whole number, not true (passes over the training images)",
     "train.epochs=1_000": 'train.epochs must be a whole number, not "1_000" (passes over the training images)',

@@ -62,6 +62,7 @@ def test_written_numbers_are_numbers_for_every_reader():
         "name",
         "parent",
         "starts_from",
+        "then",
         "published",
         "expect",
         "data",

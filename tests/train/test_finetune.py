@@ -1,6 +1,7 @@
 """`glmc finetune` on a real, tiny run: every stage, its result, its errors."""
 
 import json
+import signal
 import time
 from pathlib import Path
 
@@ -8,11 +9,12 @@ import pytest
 import torch
 
 from glmc import recipe
-from glmc.errors import UserError
-from glmc.runs import checkpoint, folder
+from glmc.errors import Interrupted, UserError
+from glmc.methods.lws import LWS
+from glmc.runs import checkpoint, folder, result
 from glmc.runs import trained as trained_run
 from glmc.train import run
-from glmc.train.stages import finetune, second_recipe, stage_file, stages
+from glmc.train.stages import check, finetune, go_on, second_recipe, stage_file, stages
 
 QUIET = {"command": "glmc", "quiet": True, "since": time.perf_counter()}
 
@@ -27,7 +29,11 @@ def first(tmp_path_factory):
 
 @pytest.mark.parametrize("stage", stages())
 def test_every_stage_leaves_a_run_folder_that_names_both_stages(stage, first, tmp_path):
-    short = ("train.epochs=2",) if stage in ("maxnorm", "crt", "linear", "lws", "los", "balanced_softmax") else ()
+    short = (
+        ("train.epochs=2",)
+        if stage in ("maxnorm", "crt", "linear", "lws", "los", "balanced_softmax", "weight_balancing")
+        else ()
+    )
     if stage in ("crt", "linear"):
         short += ("train.milestones=[0.5]",)
     out = finetune(first, stage, short, tmp_path / "second", **QUIET)
@@ -74,7 +80,7 @@ def test_the_published_figure_of_a_stage_stands_beside_an_unchanged_run_only():
 @pytest.mark.parametrize(
     ("stage", "overrides", "sentence"),
     [
-        ("maxnrom", (), "choose one of balanced_softmax, crt, linear, los, lws, maxnorm, tau_norm"),
+        ("maxnrom", (), "choose one of balanced_softmax, crt, linear, los, lws, maxnorm, weight_balancing, tau_norm"),
         ("tau_norm", ("threshold=0.1",), "tau_norm is set by tau"),
         ("tau_norm", ("tau=much",), "tau must be a number"),
         ("tau_norm", ("tau=nan",), "tau must be finite"),
@@ -122,3 +128,25 @@ def test_stages_stack_and_the_result_outlives_its_parent(first, tmp_path):
 def test_a_folder_that_is_no_run_is_said(tmp_path):
     with pytest.raises(UserError, match="neither a run with a checkpoint nor a checkpoint"):
         finetune(tmp_path, "crt", (), tmp_path / "second", **QUIET)
+
+
+def test_a_recipe_goes_on_into_its_second_stage_and_is_resumed_there(tmp_path, monkeypatch):
+    """One command for both, stopped in the second and taken up again: the same bits as without."""
+    wanted = recipe.load("digits_lt/ce", ["train.max_steps=5", "train.precision=float32", "then=lws"])
+    whole, halved = (run.train(wanted, tmp_path / name, **QUIET) for name in ("whole", "halved"))
+    go_on(whole, **QUIET)
+    ends = []
+    with monkeypatch.context() as patch:
+        patch.setattr(LWS, "after_epoch", lambda _: ends.append(1) or (len(ends) == 4 and signal.raise_signal(15)))
+        with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+            go_on(halved, **QUIET)
+    assert not result.finished(halved / "stage-2")
+    go_on(halved, **QUIET)
+    one, other = (result.read(folder / "stage-2") for folder in (whole, halved))
+    assert (one.stage2, one.epochs) == ("lws", 10)
+    assert one.weights_sha256 == other.weights_sha256
+    before = (halved / "stage-2/result.json").stat().st_mtime_ns
+    go_on(halved, **QUIET)  # there is nothing left to do
+    assert (halved / "stage-2/result.json").stat().st_mtime_ns == before
+    with pytest.raises(UserError, match="then=lsw: choose one of"):
+        check(wanted.override("then=lsw"))

@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -50,9 +51,10 @@ def train(
 
             several.go_through(resume, together=together, command=command, quiet=quiet, since=STARTED)
             return
-        from glmc.train import run
+        from glmc.train import run, stages
 
         run.resume(resume, overrides, command=command, quiet=quiet, since=STARTED)
+        stages.go_on(resume, command=command, quiet=quiet, since=time.perf_counter())
         return
     from glmc import recipe
 
@@ -60,12 +62,16 @@ def train(
     wanted = recipe.load(name or "digits_lt/glmc", overrides)
     if recipe.changed(overrides):
         wanted = wanted.override("expect=null", "published=null")  # results of another recipe from here on
+    if minutes is not None and wanted.then is not None:
+        raise UserError(f"--minutes is for a single stage, and {wanted.then} follows this one: set then=null")
     if seeds is None and folds is None:
         if together is not None:
             raise UserError("--together is for several runs: add --seeds, e.g. --seeds 0,1,2, or --folds")
-        from glmc.train import run
+        from glmc.train import run, stages
 
-        run.train(wanted, out, minutes=minutes, command=command, quiet=quiet, since=STARTED)
+        stages.check(wanted)
+        folder = run.train(wanted, out, minutes=minutes, command=command, quiet=quiet, since=STARTED)
+        stages.go_on(folder, command=command, quiet=quiet, since=time.perf_counter())
         return
     numbers = [] if seeds is None else parse_seeds(seeds)
     from glmc.train import seeds as several

@@ -56,6 +56,9 @@ class Recipe(Section):
     starts_from: Literal["backbone", "all"] | None = Field(
         None, description="what is taken over from the parent: its backbone, or its classifier, too; null: no parent"
     )
+    then: str | None = Field(
+        None, min_length=1, description="second stage that follows, see `glmc list stages`; null: none"
+    )
     published: Published | None = None
     expect: Expect | None = None
     data: Data

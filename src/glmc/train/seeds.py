@@ -14,6 +14,7 @@ from glmc.runs import folder, result
 from glmc.runs.files import write_atomic
 from glmc.runs.trained import find_checkpoint
 from glmc.screen import Screen
+from glmc.train import stages
 from glmc.train.run import Begun, begin, carry_out, take_up
 
 
@@ -65,6 +66,7 @@ def begin_all(
     recipes: Sequence[Recipe], out: Path | None, *, together: int | None, command: str, quiet: bool, since: float
 ) -> Path:
     """Claim a folder for several runs and go through them."""
+    stages.check(recipes[0])
     base = folder.claim(out, recipes[0].name)
     (base / "log.txt").unlink(missing_ok=True)
     write_atomic(base / "seeds.json", json.dumps([each.to_yaml() for each in recipes]) + "\n")
@@ -104,7 +106,11 @@ def go_through(base: Path, *, together: int | None = None, command: str, quiet: 
         except NonFiniteLoss as error:  # of some; the others go on, and the summary is of those that came to their end
             failures.append(str(error))
         since = time.perf_counter()
+    for run in runs:
+        if run.exists():
+            stages.go_on(run, command=command, quiet=quiet, since=time.perf_counter(), more=True)
     hours = (time.perf_counter() - began) / 3600
+    runs = [stages.last(run, recipe) for run, recipe in zip(runs, recipes, strict=True)]
     runs = [run for run in runs if result.finished(run)]
     if not runs:
         raise NonFiniteLoss("; ".join(failures))

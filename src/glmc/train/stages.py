@@ -3,6 +3,7 @@
 import inspect
 import json
 import math
+import shutil
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from glmc.runs.files import write_atomic
 from glmc.runs.result import Result
 from glmc.runs.trained import build_method, find_checkpoint, load_trained, score, test_images
 from glmc.screen import Screen
-from glmc.train.run import train
+from glmc.train.run import resume, train
 
 STAGES = files("glmc") / "stages"
+SECOND = "stage-2"  # folder within that of a run whose recipe names a second stage
 POSTHOC = {"tau_norm": {"tau": 1.0}, "logit_adjustment": {"tau": 1.0}, "maxnorm_posthoc": {"threshold": 0.1}}
 ADJUSTMENTS = {
     "tau_norm": posthoc.tau_norm,
@@ -37,6 +39,7 @@ ANEW = {  # what stage 2 does not take over from stage 1
     "optim.sharpness": "null",
     "train.ema": "null",
     "train.max_steps": "null",
+    "then": "null",
     "train.warmup": "0",
     "train.milestones": "[]",
     "model.pretrained": "false",
@@ -51,6 +54,7 @@ PLAIN = {  # what is left once a classifier has been changed by hand: a backbone
     "mixture": "{name: none}",
     "parent": "null",
     "starts_from": "null",
+    "then": "null",
     "published": "null",
     "expect": "null",
 }
@@ -96,6 +100,41 @@ def finetune(
     if stage in POSTHOC:
         return adjust(point, run, first, stage, overrides, out, command=command, quiet=quiet)
     return train(second_recipe(first, run, stage, overrides), out, command=command, quiet=quiet, since=since)
+
+
+def check(recipe: Recipe) -> None:
+    """Raise a `UserError` if a recipe names a second stage that there is none of."""
+    if recipe.then is not None and recipe.then not in stages():
+        raise UserError(f"then={recipe.then}: choose one of {', '.join(stages())}")
+
+
+def last(run: Path, recipe: Recipe) -> Path:
+    """The folder that holds what a run comes to: its own, or that of the second stage that its recipe names."""
+    return run if recipe.then is None else run / SECOND
+
+
+def go_on(run: Path, *, command: str, quiet: bool, since: float, more: bool = False) -> None:
+    """Carry out the second stage that the recipe of a run names: from its start, or from where it was interrupted.
+
+    Args:
+        run: its folder; nothing happens while it is not finished.
+        command, quiet, since, more: as for `run.train`.
+    """
+    recipe = folder.recipe_of(run)
+    second = last(run, recipe)
+    if recipe.then is None or not result.finished(run) or result.finished(second):
+        return
+    if (second / "recipe.yaml").exists():
+        resume(second, command=command, quiet=quiet, since=since, more=more)
+        return
+    shutil.rmtree(second, ignore_errors=True)  # what a kill left of it before it had a recipe
+    point = find_checkpoint(run)
+    first = parse_settled(point.state["recipe"])
+    if recipe.then in POSTHOC:
+        adjust(point, run, first, recipe.then, (), second, command=command, quiet=quiet)
+        return
+    staged = second_recipe(first, run, recipe.then, ())
+    train(staged, second, command=command, quiet=quiet, since=since, more=more)
 
 
 def stage_file(stage: str) -> dict[str, Any]:

@@ -102,6 +102,8 @@ def sweep(
         UserError: an assignment does not fit a recipe, or the folder holds another sweep.
     """
     laid = lay_out(bases, assignments)
+    if any(point.recipe.then is not None for point in laid):
+        raise UserError("a sweep trains single stages: set then=null, and carry second stages out with glmc finetune")
     target = claim(out or default_folder(bases, assignments), laid)
     screen, failed = Screen(quiet=quiet), []
     runs = [[target / name_of(point.label, seed) for seed in seeds] for point in laid]
