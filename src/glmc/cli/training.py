@@ -71,7 +71,8 @@ def train(
 
         stages.check(wanted)
         folder = run.train(wanted, out, minutes=minutes, command=command, quiet=quiet, since=STARTED)
-        stages.go_on(folder, command=command, quiet=quiet, since=time.perf_counter())
+        if wanted.then is not None:
+            stages.go_on(folder, command=command, quiet=quiet, since=time.perf_counter())
         return
     numbers = [] if seeds is None else parse_seeds(seeds)
     from glmc.train import seeds as several

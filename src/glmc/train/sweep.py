@@ -107,6 +107,7 @@ def sweep(
     target = claim(out or default_folder(bases, assignments), laid)
     screen, failed = Screen(quiet=quiet), []
     runs = [[target / name_of(point.label, seed) for seed in seeds] for point in laid]
+    others = list(itertools.chain(*runs))  # on the same images, as far as the points draw them alike
     for number, (point, places) in enumerate(zip(laid, runs, strict=True), 1):
         for seed, run in zip(seeds, places, strict=True):
             if result.finished(run):
@@ -117,7 +118,7 @@ def sweep(
                     resume(run, command=command, quiet=quiet, since=since, more=True)
                 else:
                     seeded = point.recipe.override(f"train.seed={seed}", "expect=null", "published=null")
-                    train(seeded, run, command=command, quiet=quiet, since=since, more=True)
+                    train(seeded, run, command=command, quiet=quiet, since=since, beside=others, more=True)
             except NonFiniteLoss as error:
                 screen.say(f"{run}: {error}")
                 failed.append(run)
