@@ -398,7 +398,7 @@ def test_a_run_is_resumed_on_its_own_images_alone(command, place, monkeypatch):
     photographs(place / "images/test", emu=1)
     code, output, _ = command("train", "--resume", "run")
     assert code == 0
-    assert "5 images have come since the run began" in output
+    assert "new since the run began: 5 images" in output
     assert checkpoint.latest(place / "run/checkpoints").step == 1
 
 

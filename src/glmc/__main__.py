@@ -1,6 +1,7 @@
 """The command `glmc`, also `python -m glmc`: runs it, and turns what goes wrong into a sentence and an exit code."""
 
 import argparse
+import contextlib
 import errno
 import os
 import signal
@@ -40,7 +41,9 @@ def leave_the_folder() -> None:
 
     Python looks there first under `python -m`, and so do the processes that are started from here.
     """
-    here = ("", os.getcwd(), os.path.dirname(os.path.abspath(sys.argv[0])))
+    here = {""}
+    with contextlib.suppress(FileNotFoundError):  # the working directory has been removed
+        here |= {os.getcwd(), os.path.dirname(os.path.abspath(sys.argv[0]))}
     if not sys.flags.safe_path and sys.path[:1] and sys.path[0] in here:
         del sys.path[0]
     os.environ["PYTHONSAFEPATH"] = "1"

@@ -117,6 +117,7 @@ def test_weights_cast_together_give_the_gradients_of_autocast():
         net.layer1.requires_grad_(False)
     with torch.autocast("cpu", torch.bfloat16):
         features = [backbone(x), plain(x)]
+        assert torch.equal(Backbone(torch.nn.Flatten(), 192, "split")(x), x.flatten(1))  # no weights at all
     for each in features:
         each.float().pow(2).sum().backward()
     assert torch.equal(*features)

@@ -168,7 +168,7 @@ def test_single_runs_are_paired_over_their_test_images(tmp_path):
     assert f"B is better than A: {100 * len(mended) / 500:.1f} points higher" in text
     assert "paired over 500 test images, 30 of which only one of the two has right" in text
     assert "A with seed 0, B with seed 0" in text
-    assert "other seeds may turn it round" in text
+    assert "other seeds may reverse it" in text
 
 
 def test_without_evidence_nothing_is_claimed(tmp_path):

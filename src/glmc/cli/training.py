@@ -38,15 +38,17 @@ def train(
     command = "glmc " + " ".join(map(shlex.quote, sys.argv[1:]))
     name, overrides = split_words(words)
     if seeds is not None and folds is not None:
-        raise UserError("--seeds and --folds stand apart: leave one of them out")
+        raise UserError("--seeds and --folds cannot be combined: leave one of them out")
     if minutes is not None and (resume is not None or seeds is not None or folds is not None):
         raise UserError("--minutes is for one new run: leave it out, and set train.epochs where several are trained")
     if minutes is not None and any(word.startswith("train.epochs=") for word in overrides):
         raise UserError(f"--minutes {minutes:g} sets train.epochs, which is given, too: keep one of them")
     if resume is not None:
         if name is not None or out is not None or seeds is not None or folds is not None:
-            raise UserError("--resume takes a run folder and stands without recipe, --out, --seeds and --folds")
-        if (resume / "seeds.json").is_file() and not overrides:
+            raise UserError("--resume takes a run folder, and no recipe, --out, --seeds or --folds")
+        if (resume / "seeds.json").is_file():
+            if overrides:
+                raise UserError(f"{overrides[0]}: several runs are resumed as they were; name one of their folders")
             from glmc.train import seeds as several
 
             several.go_through(resume, together=together, command=command, quiet=quiet, since=STARTED)

@@ -1,6 +1,7 @@
 """Which images are held out: a share of each class, or one of several folds; groups of images stay together."""
 
 import re
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,8 @@ from glmc.errors import UserError
 from glmc.random import Draws
 
 SEED = 0  # never the run's seed: runs of several seeds are to be compared on the same test images
+
+FINE = 20  # parts that groups are dealt out to for a share of them
 
 Rows = NDArray[np.int64]
 
@@ -40,23 +43,25 @@ def divide(pool: Split, hold: HoldOut) -> tuple[Rows, Rows, str]:
     if hold.folds is None and hold.fraction == 0:
         none = np.empty(0, dtype=np.int64)
         return np.arange(len(pool)), none, "nothing is held out (data.test_fraction=0): this run has no test images"
-    if hold.folds is not None and hold.folds > len(pool):
-        raise UserError(f"data.folds={hold.folds}: there are {len(pool)} images; give at most so many")
     if hold.groups is not None:
-        parts = hold.folds or max(2, round(1 / hold.fraction))
-        kept, held = grouped_fold(pool.labels, groups_of(pool, hold.groups), parts, hold.fold if hold.folds else 0)
-        if not len(held):
-            raise UserError(
-                f"data.groups={hold.groups}: each class has a single group, and none can be held out; group by a "
-                f"smaller part of the path"
-            )
+        groups = groups_of(pool, hold.groups)
+        parts = hold.folds or min(FINE, len(np.unique(groups)), int(pool.counts.max()))
+        first = hold.fold if hold.folds else 0
+        number = 1 if hold.folds else min(max(round(parts * hold.fraction), 1), parts - 1)
+        kept, held = grouped_folds(pool.labels, groups, parts, range(first, first + number))
     elif hold.folds is not None:
         kept, held = fold_rows(pool.labels, hold.folds, hold.fold)
     else:
         kept, held = stratified_holdout(pool.labels, hold.fraction, SEED)
     if hold.folds is not None:
+        if not len(held):
+            raise UserError(f"data.folds={hold.folds}: there is nothing for fold {hold.fold + 1}; give fewer folds")
         remark = f"fold {hold.fold + 1} of {hold.folds}: {len(held)} of the {len(pool)} images are held out"
     else:
+        if not len(held):
+            raise UserError(
+                f"data.test_fraction={hold.fraction:g}: nothing can be held out; give more images or groups"
+            )
         share = "in whole groups" if hold.groups else f"{hold.fraction:.0%} of each class"
         remark = f"there is no test set: {len(held)} of the {len(pool)} images are held out, {share}"
     untested = np.setdiff1d(pool.labels, pool.labels[held])
@@ -97,7 +102,7 @@ def hold_out(labels: Rows, held: NDArray[np.int64], seed: int) -> tuple[Rows, Ro
 
 
 def fold_rows(labels: Rows, folds: int, fold: int) -> tuple[Rows, Rows]:
-    """The rows outside and inside of one fold: every image is in one, except the only one of its class, in none.
+    """The rows outside and inside of one fold: every image is in exactly one; the only image of a class is in none.
 
     The images of a class are dealt out in random order, each class going on where the one before it has stopped, so
     that small classes are spread over all folds.
@@ -111,26 +116,33 @@ def fold_rows(labels: Rows, folds: int, fold: int) -> tuple[Rows, Rows]:
     return np.flatnonzero(place != fold), np.flatnonzero(place == fold)
 
 
-def grouped_fold(labels: Rows, groups: NDArray[np.int64], folds: int, fold: int) -> tuple[Rows, Rows]:
-    """The rows outside and inside of one fold of whole groups with about the shares of the classes.
+def grouped_folds(labels: Rows, groups: NDArray[np.int64], folds: int, taken: range) -> tuple[Rows, Rows]:
+    """The rows outside and inside of some folds of whole groups with about the shares of the classes.
 
     The groups of a class that would be left without an image to train on stay outside.
 
     Args:
         labels, groups: int64 [N].
-        folds, fold: as for `HoldOut`.
+        folds: number of all folds, at least 2.
+        taken: those that are held out.
 
     Raises:
-        UserError: there are fewer groups than folds.
+        UserError: there are fewer groups, or images of the largest class, than folds.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    number = len(np.unique(groups))
-    if number < folds:
-        raise UserError(f"data.groups: {number} groups cannot be dealt out to {folds} parts; give fewer, or no groups")
-    dealt = StratifiedGroupKFold(folds, shuffle=True, random_state=SEED).split(labels, labels, groups)
+    number, largest = len(np.unique(groups)), int(np.bincount(labels).max())
+    if not 2 <= folds <= min(number, largest):
+        raise UserError(
+            f"data.groups: {number} groups, and {largest} images of the largest class, cannot be dealt out to {folds} "
+            f"parts; give fewer folds, or no groups"
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that some classes have fewer images than there are folds
+        dealt = list(StratifiedGroupKFold(folds, shuffle=True, random_state=SEED).split(labels, labels, groups))
     inside = np.zeros(len(labels), dtype=bool)
-    inside[list(dealt)[fold][1]] = True
+    for fold in taken:
+        inside[dealt[fold][1]] = True
     lacking = np.setdiff1d(labels, labels[~inside])
     inside &= ~np.isin(groups, groups[np.isin(labels, lacking)])
     return np.flatnonzero(~inside), np.flatnonzero(inside)
@@ -146,8 +158,10 @@ def groups_of(pool: Split, pattern: str) -> NDArray[np.int64]:
         raise UserError("data.groups: these images have no paths that could name their groups; leave it out")
     found = [re.search(pattern, pool.images.relative(row)) for row in range(len(pool))]
     if not any(found):
+        example = pool.images.relative(0)
         raise UserError(
-            f"data.groups={pattern}: found in none of the {len(pool)} paths, e.g. {pool.images.relative(0)!r}; mend it"
+            f"data.groups={pattern}: found in none of the {len(pool)} paths, e.g. {example!r}; correct the pattern"
         )
-    names = [match[1 if match.re.groups else 0] if match else f"\0{row}" for row, match in enumerate(found)]
+    named = [match and match[1 if match.re.groups else 0] for match in found]
+    names = [f"\0{row}" if name is None else name for row, name in enumerate(named)]
     return np.unique(names, return_inverse=True)[1].astype(np.int64)

@@ -86,7 +86,7 @@ def names(split: Split) -> list[str]:
 def to_csv(inventory: Inventory) -> bytes:
     """The table as it is written; names that are not valid Unicode survive as the file system gave them."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text, lineterminator="\r\n")  # or a name that holds one of these would not be quoted
     writer.writerow(COLUMNS)
     for part, files in inventory.items():
         writer.writerows((part, *row) for row in files.rows())
@@ -187,15 +187,22 @@ def news(inventory: Inventory, found: Mapping[str, Split]) -> list[str]:
     said = []
     if new:
         said.append(
-            f"{len(new)} images have come since the run began (first: {new[0]!r}): they take no part in it; train anew "
-            f"to use them"
+            f"new since the run began: {len(new)} images (first: {new[0]!r}); they take no part in it, train anew to "
+            f"use them"
         )
     if moved:
         said.append(
-            f"{len(moved)} images have another class by now than when the run began (first: {moved[0]!r}), which does "
-            f"not count for it; train anew to change that"
+            f"of another class than when the run began: {len(moved)} images (first: {moved[0]!r}); the run keeps the "
+            f"old one, train anew to change that"
         )
     return said
+
+
+def is_there(part: Listed) -> bool:
+    """Whether every file of a part exists."""
+    paths = part.split.images
+    assert isinstance(paths, Paths)
+    return all(os.path.exists(paths[row]) for row in range(len(paths)))
 
 
 def shared_images(first: Listed, second: Listed) -> int:

@@ -53,9 +53,7 @@ def calibrate(
         UserError: no such run, no images, images of the training or the test set, classes that the run does not know.
     """
     screen = Screen(quiet=quiet)
-    point = find_checkpoint(run)
-    for remark in point.remarks:
-        screen.say(remark)
+    point = find_checkpoint(run, screen.say)
     recipe = recipe_of(point, overrides)
     trained = load_trained(point, recipe)
     if images is None:

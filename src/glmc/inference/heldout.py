@@ -130,7 +130,7 @@ def score_given(path: Path, images: Path, overrides: tuple[str, ...], *, quiet: 
         UserError: no such run, image or class.
     """
     screen = Screen(quiet=quiet)
-    point = find_checkpoint(path)
+    point = find_checkpoint(path, screen.say)
     recipe = parse_settled(point.state["recipe"], overrides)
     trained = load_trained(point, recipe)
     split = given_images(images, recipe, trained.classes, screen)

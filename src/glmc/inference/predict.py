@@ -95,9 +95,7 @@ def predict(
         refuse_file(sorted_into)
     stdout, screen = sys.stdout, Screen()
     screen.console = Console(stderr=True, highlight=False)
-    point = find_checkpoint(run)
-    for remark in point.remarks:
-        screen.say(remark)
+    point = find_checkpoint(run, screen.say)
     recipe = recipe_of(point, overrides)
     trained = load_trained(point, recipe)
     log_probabilities = log_probabilities_of(point, recipe, trained, prior, flip, screen.say)

@@ -29,7 +29,7 @@ class Experts(Method):
         scale: what the cosines of a loss with cosine classifiers are multiplied with to become logits.
 
     Raises:
-        ValueError: a single expert, another number of taus, or a value out of its range.
+        ValueError: a single expert, taus that do not fit, or a value out of its range.
     """
 
     takes_experts = True
@@ -54,6 +54,12 @@ class Experts(Method):
             raise ValueError("experts need a network that holds several: set model.experts=3 and model.experts_from")
         if taus is not None and len(taus) != backbone.experts:
             raise ValueError(f"taus must be one for each of the {backbone.experts} experts, not {len(taus)}")
+        if taus is not None and (loss.classifier == "cosine" or loss.prior != "training"):
+            raise ValueError(
+                "taus put a prior into the loss: leave them out, or take a loss without one, of linear logits"
+            )
+        if taus is not None and min(abs(sum(taus)), abs(sum(taus) - len(taus))) > 1e-6:
+            raise ValueError(f"taus must have a mean of 0 or 1, not {sum(taus) / len(taus):g}")
         for name, value in (("softening", softening), ("softening_from", softening_from)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], not {value}")
@@ -61,7 +67,7 @@ class Experts(Method):
             raise ValueError(f"scale must be above 0, not {scale}")
         self.views = ("train",) * mixture.views
         self.streams = {"instance": None} | ({} if mixture.stream is None else {"rebalanced": mixture.stream})
-        self.prior = "uniform" if taus is not None and abs(sum(taus) / len(taus) - 1) < 1e-6 else loss.prior
+        self.prior = "uniform" if taus is not None and sum(taus) > 0.5 else loss.prior
         self.diversity, self.softening_from = diversity, softening_from
         self.scale = scale if loss.classifier == "cosine" else 1.0
         self.classifiers = nn.ModuleList(

@@ -15,8 +15,8 @@ class CMO(CutMix):
     Args:
         sampling: r of the stream of boxes, P(class c) ~ n_c ** (1 - r); 1 draws every class equally often.
         probability: share of the steps that are mixed.
-        early, late: epochs at the beginning and at the end of the run in which nothing is mixed; the published code
-            mixes in 3 < epoch < E - 3, counted from 0.
+        early, late: parts of the run, in [0, 0.5), at its beginning and at its end in which nothing is mixed; the
+            published code leaves out 4 and 3 of 200 epochs.
     """
 
     def __init__(
@@ -25,18 +25,18 @@ class CMO(CutMix):
         *,
         sampling: float = 1.0,
         probability: float = 0.5,
-        early: int = 4,
-        late: int = 3,
+        early: float = 0.02,
+        late: float = 0.015,
         **rest: Any,
     ) -> None:
         super().__init__(counts, sampling=sampling, probability=probability, **rest)
         for name, value in (("early", early), ("late", late)):
-            if value < 0:
-                raise ValueError(f"{name} must be at least 0, not {value}")
+            if not 0 <= value < 0.5:
+                raise ValueError(f"{name} must lie in [0, 0.5), not {value}")
         self.early, self.late = early, late
 
     def tables(self, rng: Draws, *, epoch: int, epochs: int, steps: int, batch: int) -> dict[str, NDArray[Any]]:  # noqa: D102
         tables = super().tables(rng, epoch=epoch, epochs=epochs, steps=steps, batch=batch)
-        if not self.early <= epoch < epochs - self.late:
+        if not round(self.early * epochs) <= epoch < epochs - round(self.late * epochs):
             tables["lam"][:] = 1.0  # all of the first image
         return tables

@@ -2,7 +2,7 @@
 
 Autocast turns every weight into bfloat16 where it is used, and every gradient back: two kernels a layer, of a few
 thousand values each. Here the weights of all convolutions and linear layers are turned together, and their gradients
-back together; the values are the same to the bit.
+back together; the values are the same to the bit where a network is passed through once.
 """
 
 from typing import Any
@@ -12,24 +12,26 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 
+def lowered(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Copies in another precision, in one call."""
+    copies = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]
+    if copies:
+        torch._foreach_copy_(copies, tensors)
+    return copies
+
+
 class _Together(torch.autograd.Function):
-    """Tensors -> the same in another precision; their gradients -> in their own."""
+    """Tensors, at least one -> the same in another precision; their gradients -> in float32."""
 
     @staticmethod
     def forward(ctx: Any, dtype: torch.dtype, *weights: Tensor) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        ctx.dtypes = [weight.dtype for weight in weights]
-        low = [torch.empty_like(weight, dtype=dtype) for weight in weights]
-        torch._foreach_copy_(low, weights)
-        return tuple(low)
+        return tuple(lowered(list(weights), dtype))
 
     @staticmethod
     def backward(ctx: Any, *low: Tensor | None) -> tuple[Tensor | None, ...]:
-        there = [(gradient, dtype) for gradient, dtype in zip(low, ctx.dtypes, strict=True) if gradient is not None]
-        full = [torch.empty_like(gradient, dtype=dtype) for gradient, dtype in there]
-        torch._foreach_copy_(full, [gradient for gradient, _ in there])
-        left = iter(full)
-        return None, *(None if gradient is None else next(left) for gradient in low)
+        full = iter(lowered([gradient for gradient in low if gradient is not None], torch.float32))
+        return None, *(None if gradient is None else next(full) for gradient in low)
 
 
 def weights_of(net: nn.Module) -> dict[str, Tensor]:
@@ -38,12 +40,12 @@ def weights_of(net: nn.Module) -> dict[str, Tensor]:
     Subclasses are left to autocast: they may compute with their weights before they use them.
     """
     plain = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-    return {
-        f"{place}.{name}" if place else name: parameter
-        for place, module in net.named_modules()
-        if type(module) in plain
-        for name, parameter in module.named_parameters(recurse=False)
-    }
+    found: dict[Tensor, str] = {}  # a weight that several layers share has one name
+    for place, module in net.named_modules():
+        if type(module) in plain:
+            for name, parameter in module.named_parameters(place, recurse=False):
+                found.setdefault(parameter, name)
+    return {name: parameter for parameter, name in found.items() if parameter.dtype == torch.float32}
 
 
 def carried_out(net: nn.Module, images: Tensor) -> Tensor:
@@ -51,6 +53,10 @@ def carried_out(net: nn.Module, images: Tensor) -> Tensor:
     kind = images.device.type
     if not torch.is_autocast_enabled(kind):
         return net(images)
-    weights = weights_of(net)
-    low = _Together.apply(torch.get_autocast_dtype(kind), *weights.values())
-    return functional_call(net, dict(zip(weights, low, strict=True)), (images,))
+    dtype, weights = torch.get_autocast_dtype(kind), weights_of(net)
+    trained = {name: weight for name, weight in weights.items() if weight.requires_grad}
+    frozen = {name: weight.detach() for name, weight in weights.items() if name not in trained}
+    low = dict(zip(frozen, lowered(list(frozen.values()), dtype), strict=True))
+    if trained:
+        low |= dict(zip(trained, _Together.apply(dtype, *trained.values()), strict=True))
+    return functional_call(net, low, (images,))

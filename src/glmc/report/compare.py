@@ -110,7 +110,7 @@ def sentences(first: Entry, entry: Entry, found: Gap | None, p: float | None) ->
         lines.insert(0, alone)
     if "images" in found.how:
         lines.append(
-            f"This is about two trained networks ({seeds}); other seeds may turn it round. "
+            f"This is about two trained networks ({seeds}); other seeds may reverse it. "
             "To compare the methods, train both with several seeds, e.g. --seeds 0,1,2,3,4."
         )
     elif min(len(first.runs), len(entry.runs)) < 3:

@@ -16,6 +16,7 @@ from glmc.recipe import essence
 from glmc.report import ranking, summary
 from glmc.report.finished import Run
 from glmc.report.page import parameters
+from glmc.runs.folder import SECOND
 from glmc.runs.result import finished, intervals_of
 
 
@@ -61,7 +62,7 @@ def find(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
             found = [path]  # `read` says what is missing
         else:
             inside = sorted(child.parent for child in path.glob("*/recipe.yaml"))
-            found = [run for run in inside if finished(run)]
+            found = [final(run) for run in inside if finished(run)]
             if not found:
                 raise UserError(f"{path} is neither a finished run nor a folder of finished runs; name one of these.")
             if (path / ranking.PLAN).exists():
@@ -73,6 +74,12 @@ def find(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
                 raise UserError(f"{run} is named twice; name each run once.")
             runs.append(run)
     return runs, remarks
+
+
+def final(run: Path) -> Path:
+    """The second stage of a run that has gone on into one; else the run."""
+    second = run / SECOND
+    return second if finished(second) else run
 
 
 def gather(runs: Sequence[Run]) -> list[Entry]:

@@ -22,7 +22,7 @@ ON_TEST = (
 
 def remark(folder: Path, runs: Sequence[Path]) -> str:
     """What a comparison of the runs of a sweep has to say: its figures are those of the test images."""
-    best = f"Whoever takes the best point of {folder} from this page takes it by the test images, and finds it too good"
+    best = f"Picking the best point of {folder} from this page selects on the test images, so that its figures flatter"
     if on_validation(runs) is None:
         return f"{best}: its runs have no validation images, and data.val_fraction=0.1 would hold some out."
     return f"{best}: {folder / 'sweep.md'} ranks the points by their validation images."

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from glmc.data.inventory import Inventory, from_csv
+from glmc.data.inventory import Inventory, from_csv, is_there
 from glmc.errors import UserError
 from glmc.metrics import doubts, rows_of
 from glmc.recipe import Recipe, differences, load, parse, same_images
@@ -22,6 +22,7 @@ from glmc.screen import Screen
 
 DEFAULT = Path("runs")  # where runs go without --out
 SPLIT = "split.csv"
+SECOND = "stage-2"  # folder within that of a run whose recipe names a second stage
 
 
 def claim(out: Path | None, name: str) -> Path:
@@ -43,7 +44,7 @@ def claim(out: Path | None, name: str) -> Path:
         number += 1
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if any(out.iterdir()):
+        if any(path.name != "log.txt" or path.stat().st_size for path in out.iterdir()):  # a kill leaves an empty log
             raise UserError(f"--out {out}: the folder is not empty, and nothing is overwritten; name another one")
         (out / "log.txt").touch()
     except OSError as error:
@@ -81,10 +82,25 @@ def inventory_of(run: Path, root: str) -> Inventory | None:
 
 
 def shared(recipe: Recipe, other: Path) -> Inventory | None:
-    """The files of another run, if the recipe draws its images as that one does; None if not, or if it has none."""
-    if not (other / SPLIT).exists() or not same_images(recipe, recipe_of(other)):
+    """The files of another run, if the recipe draws its images from the same folder as that one does; None if not."""
+    if not (other / SPLIT).exists():
+        return None
+    theirs = recipe_of(other)
+    roots = {Path(root).expanduser().resolve() for root in (recipe.data.root, theirs.data.root)}
+    if len(roots) > 1 or not same_images(recipe, theirs):
         return None
     return inventory_of(other, recipe.data.root)
+
+
+def of_parent(recipe: Recipe, parent: Path, screen: Screen) -> Inventory | None:
+    """The files of the run that another starts from, wherever they lie now; None if it sees others, which is said."""
+    if not (parent / SPLIT).exists():
+        return None
+    known = inventory_of(parent, recipe.data.root)
+    if known is not None and same_images(recipe, recipe_of(parent)) and all(map(is_there, known.values())):
+        return known
+    screen.say(f"not the images of {parent}: what was trained on there may be tested on here")
+    return None
 
 
 def write_metrics(run: Path, records: Sequence[Mapping[str, Any]]) -> None:

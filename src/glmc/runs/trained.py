@@ -216,8 +216,12 @@ def test_images(point: checkpoint.Checkpoint, recipe: Settled, screen: Screen) -
     return decoded(test, "test images", data, screen)
 
 
-def find_checkpoint(path: Path) -> checkpoint.Checkpoint:
+def find_checkpoint(path: Path, say: Callable[[str], None] = lambda sentence: None) -> checkpoint.Checkpoint:
     """The last checkpoint of a run, or the one that lies in this folder.
+
+    Args:
+        path: of the run, or of the checkpoint.
+        say: told in a sentence of newer checkpoints that are damaged.
 
     Raises:
         UserError: neither; or the checkpoint is of another run, or of another recipe than the folder's.
@@ -227,7 +231,10 @@ def find_checkpoint(path: Path) -> checkpoint.Checkpoint:
         folder.refuse_foreign(path, folder.recipe_of(path), point)
     if point is None and not (path / checkpoint.MANIFEST).exists():
         raise UserError(f"{path}: neither a run with a checkpoint nor a checkpoint; name one that `glmc train` made")
-    return point or checkpoint.read(path)
+    point = point or checkpoint.read(path)
+    for remark in point.remarks:
+        say(remark)
+    return point
 
 
 def test(path: Path, overrides: tuple[str, ...], *, quiet: bool) -> dict[str, Any]:
@@ -245,10 +252,10 @@ def test(path: Path, overrides: tuple[str, ...], *, quiet: bool) -> dict[str, An
         UserError: nothing to test there, or the images have other classes than the checkpoint.
     """
     screen = Screen(quiet=quiet)
-    point = find_checkpoint(path)
-    for remark in point.remarks:
-        screen.say(remark)
+    point = find_checkpoint(path, screen.say)
     recipe = parse_settled(point.state["recipe"], overrides)
+    if (path / folder.SECOND).exists():
+        screen.say(f"this is the first stage of the run; the second is tested with glmc test {path / folder.SECOND}")
     trained = load_trained(point, recipe)
     split = test_images(point, recipe, screen)
     return {"checkpoint": str(point.path), "recipe": recipe.name} | scored(

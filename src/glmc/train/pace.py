@@ -14,9 +14,9 @@ from glmc.train.engine import State, fit
 WARM_UP = 3  # steps that are not timed: they compile, record a graph, or wait for the first images
 TIMED = 3.0  # seconds of steps that are timed, at least
 WORTH_SAYING = 60.0  # seconds; whoever waits for less needs no estimate
-BACKWARD = 3  # a training step takes about as long as three forward passes
+STEP = 3  # forward passes that a training step takes as long as, about
 # Recipe -> a quicker one for the same images and network, and what an image takes of it in forward passes.
-QUICKER = {"folder/finetune": ("folder/linear", 1), "folder/glmc": ("folder/logit_adjusted", BACKWARD)}
+QUICKER = {"folder/finetune": ("folder/linear", 1), "folder/glmc": ("folder/logit_adjusted", STEP)}
 
 
 class Pace:
@@ -49,7 +49,7 @@ class Pace:
 
 def forward_seconds(parts: Parts, step_seconds: float) -> float:
     """Seconds of one image's way through the network, about."""
-    return step_seconds / (BACKWARD * parts.loader.batch_size * len(parts.loader.views))
+    return step_seconds / (STEP * parts.loader.batch_size * len(parts.loader.views))
 
 
 def evaluation_seconds(parts: Parts, step_seconds: float) -> float:

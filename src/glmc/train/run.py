@@ -45,6 +45,7 @@ def train(
     since: float,
     beside: Sequence[Path] = (),
     more: bool = False,
+    again: Path | None = None,
 ) -> Path:
     """Train a recipe in a new run folder and return the folder.
 
@@ -56,12 +57,12 @@ def train(
         quiet: nothing on the terminal.
         since: `time.perf_counter()` when the command began, for the start-up time.
         beside: of `begin`.
-        more: of `carry_out`.
+        more, again: of `carry_out`; none for the run's own folder.
     """
     run = folder.claim(out, recipe.name)
     screen = Screen(quiet=quiet)
     begun = begin(recipe, run, Screen(run / "log.txt", quiet), command, since, beside, minutes)
-    carry_out([begun], run, screen, more=more)
+    carry_out([begun], again or run, screen, more=more)
     return run
 
 
@@ -100,9 +101,10 @@ def begin(
         if minutes is not None:
             recipe = within(recipe, minutes, screen, since)
         write_atomic(run / "recipe.yaml", recipe.to_yaml())  # from here on, a killed run can be resumed
-        others = [*beside, *([] if recipe.parent is None else [Path(recipe.parent)])]
-        known = (split for other in others if (split := folder.shared(recipe, other)) is not None)
-        parts = build(recipe, screen, known=next(known, None))
+        known = next((split for run in beside if (split := folder.shared(recipe, run)) is not None), None)
+        if known is None and recipe.parent is not None:
+            known = folder.of_parent(recipe, Path(recipe.parent), screen)
+        parts = build(recipe, screen, known=known)
         memory = try_one_step(parts)
         if parts.data.inventory is not None:
             write_atomic(run / folder.SPLIT, to_csv(parts.data.inventory))
@@ -134,6 +136,7 @@ def resume(
     quiet: bool = False,
     since: float,
     more: bool = False,
+    again: Path | None = None,
 ) -> Path:
     """Go on with a run from its last valid checkpoint, or from the start if it has none yet; arguments as for `train`.
 
@@ -156,7 +159,7 @@ def resume(
             report.write(run)
         folder.show(run, screen)
         return run
-    carry_out([take_up(run, overrides, screen, command, since)], run, Screen(quiet=quiet), more=more)
+    carry_out([take_up(run, overrides, screen, command, since)], again or run, Screen(quiet=quiet), more=more)
     return run
 
 
@@ -458,7 +461,7 @@ def announce(parts: Parts, run: Path, screen: Screen) -> None:
     screen.say(
         f"{len(data.train):,} training images of {len(counts)} classes ({counts.max()} to {counts.min()} a class), "
         f"{len(data.test):,} test images, {data.size} x {data.size} pixels; "
-        f"{recipe.train.epochs} epochs of {parts.loader.steps} steps"
+        f"epochs: {recipe.train.epochs}, of {parts.loader.steps} steps"
     )
 
 

@@ -73,7 +73,7 @@ def begin_all(
     try:
         go_through(base, together=together, command=command, quiet=quiet, since=since)
     finally:
-        if not any(run_of(base, each).exists() for each in recipes):  # the first run did not come to begin
+        if not any(run_of(base, each).exists() for each in recipes):  # the first run never started
             (base / "seeds.json").unlink()
             folder.release(base)
     return base
@@ -108,7 +108,7 @@ def go_through(base: Path, *, together: int | None = None, command: str, quiet: 
         since = time.perf_counter()
     for run in runs:
         if run.exists():
-            stages.go_on(run, command=command, quiet=quiet, since=time.perf_counter(), more=True)
+            stages.go_on(run, command=command, quiet=quiet, since=time.perf_counter(), more=True, again=base)
     hours = (time.perf_counter() - began) / 3600
     runs = [stages.last(run, recipe) for run, recipe in zip(runs, recipes, strict=True)]
     runs = [run for run in runs if result.finished(run)]
@@ -120,7 +120,7 @@ def go_through(base: Path, *, together: int | None = None, command: str, quiet: 
     else:
         conclude_seeds(base, runs, recipes[0], len(runs) / hours if anew else None, screen)
     if failures:
-        raise NonFiniteLoss(f"{'; '.join(failures)}; the other {len(runs)} came to their end")
+        raise NonFiniteLoss(f"{'; '.join(failures)}; the other {len(runs)} finished")
 
 
 def conclude_folds(base: Path, runs: Sequence[Path], screen: Screen) -> None:
@@ -159,7 +159,7 @@ def conclude_seeds(base: Path, runs: Sequence[Path], recipe: Recipe, speed: floa
     if same_split(runs):
         screen.say("all seeds were trained and tested on the same images")
     else:
-        screen.say("the seeds were not all trained and tested on the same images: the deviation holds that, too")
+        screen.say("the seeds were not all trained and tested on the same images: so the deviation includes that")
     speed_words = "" if speed is None else f"   {speed:.1f} runs per hour"
     screen.say(f"{base / 'summary.json'}{speed_words}")
 

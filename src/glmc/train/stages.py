@@ -25,7 +25,6 @@ from glmc.screen import Screen
 from glmc.train.run import resume, train
 
 STAGES = files("glmc") / "stages"
-SECOND = "stage-2"  # folder within that of a run whose recipe names a second stage
 POSTHOC = {"tau_norm": {"tau": 1.0}, "logit_adjustment": {"tau": 1.0}, "maxnorm_posthoc": {"threshold": 0.1}}
 ADJUSTMENTS = {
     "tau_norm": posthoc.tau_norm,
@@ -95,7 +94,7 @@ def finetune(
     """
     if stage not in stages():
         raise UserError(f"--stage2 {stage}: choose one of {', '.join(stages())}")
-    point = find_checkpoint(run)
+    point = find_checkpoint(run, Screen(quiet=quiet).say)
     first = parse_settled(point.state["recipe"])
     if stage in POSTHOC:
         return adjust(point, run, first, stage, overrides, out, command=command, quiet=quiet)
@@ -103,38 +102,42 @@ def finetune(
 
 
 def check(recipe: Recipe) -> None:
-    """Raise a `UserError` if a recipe names a second stage that there is none of."""
+    """Raise a `UserError` if a recipe names an unknown second stage, or one that its folds cannot be scored by."""
     if recipe.then is not None and recipe.then not in stages():
         raise UserError(f"then={recipe.then}: choose one of {', '.join(stages())}")
+    if recipe.then in POSTHOC and recipe.data.fold is not None:
+        raise UserError(f"then={recipe.then}: a cross-validation needs a stage that trains; set then=null")
 
 
 def last(run: Path, recipe: Recipe) -> Path:
     """The folder that holds what a run comes to: its own, or that of the second stage that its recipe names."""
-    return run if recipe.then is None else run / SECOND
+    return run if recipe.then is None else run / folder.SECOND
 
 
-def go_on(run: Path, *, command: str, quiet: bool, since: float, more: bool = False) -> None:
+def go_on(run: Path, *, command: str, quiet: bool, since: float, more: bool = False, again: Path | None = None) -> None:
     """Carry out the second stage that the recipe of a run names: from its start, or from where it was interrupted.
 
     Args:
         run: its folder; nothing happens while it is not finished.
         command, quiet, since, more: as for `run.train`.
+        again: the folder that goes on after an interruption; none for that of the run.
     """
+    again = again or run
     recipe = folder.recipe_of(run)
     second = last(run, recipe)
     if recipe.then is None or not result.finished(run) or result.finished(second):
         return
     if (second / "recipe.yaml").exists():
-        resume(second, command=command, quiet=quiet, since=since, more=more)
+        resume(second, command=command, quiet=quiet, since=since, more=more, again=again)
         return
     shutil.rmtree(second, ignore_errors=True)  # what a kill left of it before it had a recipe
-    point = find_checkpoint(run)
+    point = find_checkpoint(run, Screen(quiet=quiet).say)
     first = parse_settled(point.state["recipe"])
     if recipe.then in POSTHOC:
         adjust(point, run, first, recipe.then, (), second, command=command, quiet=quiet)
         return
     staged = second_recipe(first, run, recipe.then, ())
-    train(staged, second, command=command, quiet=quiet, since=since, more=more)
+    train(staged, second, command=command, quiet=quiet, since=since, more=more, again=again)
 
 
 def stage_file(stage: str) -> dict[str, Any]:
