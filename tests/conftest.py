@@ -14,6 +14,15 @@ from glmc.recipe import choice
 # So small are the networks of the tests that threads would only wait for each other; nothing has imported torch yet.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+
+@pytest.fixture(autouse=True)
+def _own_environment() -> Iterator[None]:
+    """The command, called in this process, tells those that it starts where not to look for code; no other test's."""
+    os.environ.pop("PYTHONSAFEPATH", None)
+    yield
+    os.environ.pop("PYTHONSAFEPATH", None)
+
+
 RIGHT = """\
 # Cats with a long tail.
 #
