@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from glmc.errors import UserError
 from glmc.models.batch_norm import split_by_view
-from glmc.models.casting import carried_out
+from glmc.models.casting import carried_out, weights_of
 from glmc.models.cifar_resnet import CifarResNet
 from glmc.models.experts import Copies, multiply
 from glmc.models.small_stem import SmallStemResNet
@@ -39,6 +39,7 @@ class Backbone(nn.Module):
         self.net, self.out_dim, self.batch_norm = net, out_dim, batch_norm
         # Tuples: `net` already owns the modules.
         self.norms = tuple(split_by_view(net)) if batch_norm == "split" else ()
+        self.weights = weights_of(net)
         self.copies = tuple(module for module in net.modules() if isinstance(module, Copies))
         own = {id(norm) for copies in self.copies for norm in copies.modules()}
         self.of_one = tuple(id(norm) in own for norm in self.norms)  # whether a norm belongs to a single expert
@@ -61,12 +62,14 @@ class Backbone(nn.Module):
         if apart and (self.batch_norm == "two_pass" or groups != self.experts):
             raise ValueError("views of their own need as many views as experts, and model.batch_norm=split or joint")
         if self.batch_norm == "two_pass" and groups > 1:
-            return torch.cat([self.by_expert(carried_out(self.net, view)) for view in images.chunk(groups)], dim=-2)
+            return torch.cat(
+                [self.by_expert(carried_out(self.net, self.weights, view)) for view in images.chunk(groups)], dim=-2
+            )
         for norm, of_one in zip(self.norms, self.of_one, strict=True):
             norm.groups = 1 if apart and of_one else groups  # type: ignore[assignment]
         for copies in self.copies:
             copies.apart = apart
-        return self.by_expert(carried_out(self.net, images))
+        return self.by_expert(carried_out(self.net, self.weights, images))
 
     def by_expert(self, features: Tensor) -> Tensor:
         """[experts * B, out_dim] -> [experts, B, out_dim]; of a single expert the same."""

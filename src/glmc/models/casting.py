@@ -5,7 +5,8 @@ thousand values each. Here the weights of all convolutions and linear layers are
 back together; the values are the same to the bit where a network is passed through once.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,28 +35,43 @@ class _Together(torch.autograd.Function):
         return None, *(None if gradient is None else next(full) for gradient in low)
 
 
-def weights_of(net: nn.Module) -> dict[str, Tensor]:
-    """The parameters that autocast would turn, by name: those of plain convolutions and linear layers.
+class Place(NamedTuple):
+    """Where a weight stands: a module may be given another tensor in its place, by `.to(device)` for one."""
+
+    name: str  # in the whole network
+    module: nn.Module
+    key: str
+
+
+def weights_of(net: nn.Module) -> tuple[Place, ...]:
+    """The parameters that autocast would turn: those of plain convolutions and linear layers.
 
     Subclasses are left to autocast: they may compute with their weights before they use them.
     """
     plain = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-    found: dict[Tensor, str] = {}  # a weight that several layers share has one name
+    found: dict[Tensor, Place] = {}  # a weight that several layers share has one name
     for place, module in net.named_modules():
         if type(module) in plain:
-            for name, parameter in module.named_parameters(place, recurse=False):
-                found.setdefault(parameter, name)
-    return {name: parameter for parameter, name in found.items() if parameter.dtype == torch.float32}
+            for key, parameter in module.named_parameters(recurse=False):
+                found.setdefault(parameter, Place(f"{place}.{key}".lstrip("."), module, key))
+    return tuple(found.values())
 
 
-def carried_out(net: nn.Module, images: Tensor) -> Tensor:
-    """`net(images)`, its weights turned all at once where autocast would turn them one by one."""
+def carried_out(net: nn.Module, places: Sequence[Place], images: Tensor) -> Tensor:
+    """`net(images)`, its weights turned all at once where autocast would turn them one by one.
+
+    Args:
+        net: any network.
+        places: `weights_of` it, which to look for in each step would take as long as some of its kernels.
+        images: float [B, ch, H, W].
+    """
     kind = images.device.type
     if not torch.is_autocast_enabled(kind):
         return net(images)
-    dtype, weights = torch.get_autocast_dtype(kind), weights_of(net)
+    dtype = torch.get_autocast_dtype(kind)
+    weights = {name: weight for name, module, key in places if (weight := getattr(module, key)).dtype == torch.float32}
     trained = {name: weight for name, weight in weights.items() if weight.requires_grad}
-    frozen = {name: weight.detach() for name, weight in weights.items() if name not in trained}
+    frozen = {name: weight.detach() for name, weight in weights.items() if not weight.requires_grad}
     low = dict(zip(frozen, lowered(list(frozen.values()), dtype), strict=True))
     if trained:
         low |= dict(zip(trained, _Together.apply(dtype, *trained.values()), strict=True))

@@ -156,7 +156,7 @@ def write(paths: Sequence[Path], out: Path | None, screen: Screen) -> Path:
     entries = gather(runs)
     refuse_other_tests(entries)
     remarks += remarks_on(entries) + list(filter(None, map(doubt_of, entries)))
-    page = {".html": html, ".md": markdown, ".csv": as_csv}[kind](entries, remarks)
+    page = as_csv(entries) if kind == ".csv" else (html if kind == ".html" else markdown)(entries, remarks)
     try:
         target.write_text(page, encoding="utf-8", errors="replace")
     except OSError as error:
@@ -254,8 +254,8 @@ def in_markdown(mean: str, spread: str, images: str) -> str:
     return " ".join(filter(None, (mean, told, images and f"of {images}")))
 
 
-def as_csv(entries: Sequence[Entry], remarks: Sequence[str]) -> str:
-    """A line for each entry, every metric of its last epoch in full; remarks have no place here."""
+def as_csv(entries: Sequence[Entry]) -> str:
+    """A line for each entry, every metric of its last epoch in full."""
     rows = []
     for entry in entries:
         result = entry.first.result

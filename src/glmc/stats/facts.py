@@ -134,7 +134,7 @@ def near_duplicates(found: Found, looks: dict[str, Looks], watch: Watch) -> dict
     trained, copies = set(digests["train"]), {}
     for part in list(small)[1:] or ["train"]:
         if part == "train":  # there is no test set: part of these will be held out for one
-            pairs = [(row, twin) for row, twin in near.alike(small["train"])]
+            pairs = near.alike(small["train"])
             pairs = [pair for pair in pairs if digests["train"][pair[0]] != digests["train"][pair[1]]]
         else:
             pairs = [pair for pair in near.alike(small["train"], small[part]) if digests[part][pair[0]] not in trained]

@@ -1,0 +1,87 @@
+"""What a run leaves at its end: confusion.csv, predictions.csv, examples, result.json and the report."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glmc.data.decode import decode_image
+from glmc.data.inventory import names
+from glmc.data.prepare import pixels
+from glmc.data.split import Paths
+from glmc.metrics import per_class
+from glmc.report import evidence
+from glmc.runs import checkpoint, folder, result
+from glmc.runs.result import Result, StageOne
+from glmc.runs.tally import Tally
+from glmc.train.build import Parts
+from glmc.train.engine import State
+
+
+def conclude(parts: Parts, run: Path, state: State, records: list[dict[str, Any]]) -> None:
+    """Write confusion.csv, result.json and the report of a run that has been trained to its end.
+
+    Without test images there is no more to say than that it is finished.
+    """
+    recipe, tested = parts.recipe, "test" in parts.sets
+    tally = parts.tally("test") if tested else Tally(len(parts.counts), parts.device)
+    last, confusion = parts.scored(tally)
+    stage = None
+    if recipe.parent is not None:
+        stage = recipe.name.rpartition("+")[2] if "+" in recipe.name else recipe.system
+    found = Result(
+        recipe=recipe.name,
+        method=recipe.system,
+        backbone=recipe.model.name,
+        parameters=sum(p.numel() for p in parts.method.parameters()),
+        counts=parts.counts.tolist(),
+        epochs=state.epoch,
+        steps=state.steps,
+        seed=recipe.train.seed,
+        last=last,
+        best_on_test=best_epoch(records, "test"),
+        flip_tta=parts.score("test", flip=True)[0] if recipe.eval.flip_tta and tested else None,
+        selected_on_val=best_epoch(records, "val") if recipe.eval.select == "val" else None,
+        per_class=per_class(confusion, parts.data.train.counts, parts.data.train.classes),
+        weights_sha256=checkpoint.weights_sha256(parts.tested.state_dict()),
+        seconds=state.seconds,
+        step={"asked": recipe.train.step, **state.modes},
+        stage2=stage,
+        stage1=StageOne.model_validate_json((run / "stage1.json").read_text()) if recipe.parent else None,
+        expect=recipe.expect,
+        published=recipe.published,
+    )
+    if tested:
+        folder.write_confusion(run / "confusion.csv", confusion, parts.data.train.classes)
+        leave_evidence(parts, run, tally)
+    result.write(run, found)
+    if tested:
+        from glmc import report  # matplotlib: not worth a second at the start
+
+        report.write(run)
+
+
+def best_epoch(records: Sequence[Mapping[str, Any]], split: str) -> dict[str, float] | None:
+    """The scores on the test images, and the number, of the epoch with the highest top-1 on a split; none untested."""
+    tested = [record for record in records if split in record and "test" in record]
+    if not tested:
+        return None
+    best = max(tested, key=lambda record: record[split]["top1"])
+    return {**best["test"], "epoch": best["epoch"]}
+
+
+def leave_evidence(parts: Parts, run: Path, tally: Tally) -> None:
+    """predictions.csv and examples/ of a run, from its last predictions for the test images."""
+    train, test, data = parts.data.train, parts.data.test, parts.recipe.data
+
+    def decoded(row: int) -> NDArray[np.uint8]:
+        size, channels = parts.data.size, parts.data.channels
+        return decode_image(train.images[row], size, channels, data.resize, data.exif, data.bits or 16)
+
+    of_train = decoded if isinstance(train.images, Paths) else train.images.__getitem__
+    of_test = pixels(test).__getitem__
+    listed = parts.data.inventory
+    files = None if listed is None else {part: names(listed[part].split) for part in ("train", "test")}
+    evidence.write(run, train.classes, *tally.predictions(), of_test, train.labels, of_train, files)
