@@ -4,6 +4,8 @@ import pytest
 import yaml
 
 from glmc import recipe
+from glmc.errors import UserError
+from glmc.recipe.packaged import text_of
 from glmc.recipe.systems import systems
 from glmc.train.stages import stages
 
@@ -32,7 +34,7 @@ UPDATED = {
 
 def written(name):
     """The keys that a recipe file spells out, by section."""
-    return yaml.safe_load(recipe.RECIPES.joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load(text_of(name))
 
 
 def strengths(r):
@@ -111,14 +113,26 @@ def test_full_sets_have_no_tail():
         assert "resnet50" in r.model.name
 
 
-def test_every_recipe_is_of_one_system_and_every_system_has_a_command_that_is_understood():
-    listed = systems()
-    told = [each["name"] for system in listed for each in system.recipes]
+def test_every_recipe_is_of_one_system():
+    told = [each["name"] for system in systems() for each in system.recipes]
     assert sorted(told) == recipe.names()
-    for system in listed:
-        program, verb, name, *values = system.command.split(maxsplit=3)
-        assert program == "glmc"
-        if verb == "train":
-            assert recipe.load(name, values)
-        else:
-            assert values[0].split()[-1] in stages()
+
+
+@pytest.mark.parametrize("data", ["cifar100_lt", "digits_lt", "folder"])
+def test_every_system_is_a_recipe_for_any_images(data):
+    for system in systems():
+        r = recipe.load(f"{data}/{system.system}", ["train.seed=3"])
+        assert (r.name, r.data.name, r.train.seed) == (f"{data}/{system.system}", r.data.name, 3)
+        assert r.then is None or set(r.then.split()) <= set(stages())
+
+
+def test_a_system_takes_its_factors_onto_the_images_of_another_recipe():
+    theirs, base, r = recipe.load("cifar100_lt/bcl"), recipe.load("digits_lt/ce"), recipe.load("digits_lt/bcl")
+    assert (r.method, r.loss, r.model.batch_norm) == (theirs.method, theirs.loss, "joint")
+    assert (r.data, r.optim, r.train, r.eval) == (base.data, base.optim, base.train, base.eval)
+    assert r.views["train"] == base.views["train"]  # AutoAugment and Cutout are the data set's
+    assert r.views["contrast"] == base.views["train"] + theirs.views["contrast"][2:]  # its colours, and no flip
+    assert recipe.load("folder/weight_balancing").optim.weight_decay == 5e-3
+    assert recipe.load("folder/tau_norm").then == "tau_norm"
+    with pytest.raises(UserError, match="there is no recipe or folder 'folder/bclx'; did you mean folder/bcl"):
+        recipe.load("folder/bclx")

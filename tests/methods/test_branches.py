@@ -67,7 +67,7 @@ def test_temperatures_and_sizes_of_ride_are_the_published():
     counts = (500 * 0.01 ** (torch.arange(100, dtype=torch.float64) / 99)).floor()
     softened = 100 * counts / counts.sum() * 0.05 + 0.95
     assert (softened / softened.max())[[0, -1]].tolist() == pytest.approx([1.0, 0.8067], abs=1e-3)
-    backbone = build_backbone("resnet32", experts=2, experts_from="layer3.4")  # of BBN: the last block held twice
+    backbone = build_backbone("resnet32", experts=2, experts_from="last")  # of BBN: the last block held twice
     assert sum(p.numel() for p in backbone.parameters()) - 463_504 == 2 * 9 * 64 * 64 + 2 * 2 * 64
 
 

@@ -20,7 +20,7 @@ def recipes(incomplete: str) -> list[str]:
     from glmc import recipe
 
     files = sorted(str(file) for file in Path().glob("*.yaml"))
-    return [name for name in (*recipe.names(), *files) if name.startswith(incomplete)]
+    return [name for name in (*recipe.names(), *recipe.composable(), *files) if name.startswith(incomplete)]
 
 
 def assignments(context: typer.Context, incomplete: str) -> list[str]:

@@ -174,9 +174,9 @@ def systems() -> list[dict[str, Any]]:
 
 def recipes() -> list[dict[str, Any]]:
     """Name and first line of every packaged recipe."""
-    from glmc import recipe
+    from glmc.recipe import packaged
 
-    return [{"name": name, "about": recipe.headline(name)} for name in recipe.names()]
+    return [{"name": name, "about": packaged.headline(name)} for name in packaged.names()]
 
 
 def factors(section: str) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """BBN: a branch for the images as they come, a branch for a sampler turned upside down. Zhou et al., CVPR 2020.
 
 arXiv:1912.02413. The two branches are the experts of the network: `model.experts=2`, held apart from its last block on
-(`model.experts_from=layer3.4` for ResNet-32). Training slides from the first to the second.
+(`model.experts_from=last`). Training slides from the first to the second.
 """
 
 import torch

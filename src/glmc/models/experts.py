@@ -39,13 +39,16 @@ def multiply(nets: Sequence[nn.Module], stage: str) -> None:
 
     Args:
         nets: E >= 2; their modules stand in the order in which they are used, as in all of ours and timm's.
-        stage: dotted name of the first module that is held E times, e.g. "layer3" or "blocks.8".
+        stage: dotted name of the first module that is held E times, e.g. "layer3" or "blocks.8"; "last" is the last
+            group of modules within a group: a ResNet's last block, a ConvNeXt's last stage.
 
     Raises:
         UserError: the networks have no such stage, or nothing in it can be trained.
     """
     net = nets[0]
     names = [name for name, module in net.named_modules() if name and any(True for _ in module.parameters())]
+    if stage == "last":
+        stage = [name for name in names if name.count(".") == 1 and any(net.get_submodule(name).children())][-1]
     if stage not in names:
         near = [name for name in names if name.count(".") <= stage.count(".")]
         raise UserError(f"model.experts_from={stage}: the network has no such stage; it has {', '.join(near[:24])}")

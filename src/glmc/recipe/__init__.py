@@ -10,7 +10,6 @@ import copy
 import difflib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib.resources import files
 from inspect import Parameter
 from pathlib import Path
 from types import NoneType, UnionType
@@ -24,6 +23,7 @@ from glmc.methods import USUAL
 from glmc.recipe.choice import TABLES, check_name, chosen, complete, meanings, nested, settings
 from glmc.recipe.complaints import complaints
 from glmc.recipe.document import Document, head, read, read_text, write
+from glmc.recipe.packaged import names, text_of
 from glmc.recipe.sections import (
     FORMS,
     Choice,
@@ -41,8 +41,8 @@ from glmc.recipe.sections import (
     in_pixels,
     rule,
 )
+from glmc.recipe.systems import composable, onto
 
-RECIPES = files("glmc") / "recipes"
 R = TypeVar("R", bound="Recipe")
 
 
@@ -134,34 +134,39 @@ class Settled(Recipe):
     train: SettledTrain
 
 
-def names() -> list[str]:
-    """The recipes of the package, sorted: "<dataset>/<method>"."""
-    folders = [folder for folder in RECIPES.iterdir() if folder.is_dir()]
-    found = [(folder.name, file.name) for folder in folders for file in folder.iterdir()]
-    return sorted(f"{folder}/{file.removesuffix('.yaml')}" for folder, file in found if file.endswith(".yaml"))
-
-
-def headline(name: str) -> str:
-    """The first line of a packaged recipe: what it is."""
-    return head(RECIPES.joinpath(f"{name}.yaml").read_text(encoding="utf-8")).partition("\n")[0]
-
-
 def load(name_or_file: str, overrides: Sequence[str] = ()) -> Recipe:
     """Reads a recipe.
 
     Args:
-        name_or_file: one of `names()`, or a YAML file.
+        name_or_file: one of `names()`, "<data set>/<system>" with any of `glmc list systems`, or a YAML file.
         overrides: "key=value" each; the key dotted, the value YAML, e.g. "train.seed=3", "method={name: ce}".
 
     Raises:
         UserError: no such recipe, or mistakes in it or in the overrides: all of them, each with its place.
     """
     if name_or_file in names():
-        text = RECIPES.joinpath(f"{name_or_file}.yaml").read_text(encoding="utf-8")
-        name, label = name_or_file, f"{name_or_file}.yaml"
+        text, name, label = text_of(name_or_file), name_or_file, f"{name_or_file}.yaml"
+    elif name_or_file in composable():
+        data, _, system = name_or_file.partition("/")
+        return compose(f"{data}/ce", system, overrides)
     else:
         text, name, label = _text_of(name_or_file), Path(name_or_file).stem, name_or_file
     return parse(text, overrides, name=name, label=label)
+
+
+def compose(base: str, system: str, overrides: Sequence[str] = ()) -> Recipe:
+    """A system carried out on the images of another recipe, see `glmc.recipe.systems.onto`.
+
+    Args:
+        base: packaged recipe of plain cross entropy, e.g. "folder/ce".
+        system: of `glmc list systems`.
+        overrides: as for `load`.
+
+    Raises:
+        UserError: mistakes in the overrides.
+    """
+    document, about = onto(base, system)
+    return _build(document, overrides, about, Recipe)
 
 
 def parse(text: str, overrides: Sequence[str] = (), *, name: str = "", label: str = "recipe") -> Recipe:
@@ -200,9 +205,10 @@ def _text_of(file: str) -> str:
     """The text of a user's recipe file."""
     path = os.path.expanduser(file)
     if os.path.isdir(path) or not (path.endswith((".yaml", ".yml")) or os.path.exists(path)):
-        near = [name for name in names() if name.endswith(f"/{file}")]
+        known = [*names(), *composable()]
+        near = [name for name in known if name.endswith(f"/{file}")]
         near = sorted(near, key=lambda name: not name.startswith("folder/"))  # most people have images of their own
-        near = near or difflib.get_close_matches(file, [*names(), *set(_folders()) - {file}], n=3, cutoff=0.4)
+        near = near or difflib.get_close_matches(file, [*known, *set(_folders()) - {file}], n=3, cutoff=0.4)
         guess = f"did you mean {' or '.join(near)}? " if near else ""
         raise UserError(
             f"there is no recipe or folder {file!r}; {guess}`glmc list recipes` names all, and a file of your own ends "

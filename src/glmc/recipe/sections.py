@@ -390,7 +390,9 @@ class Model(Section):
     )
     experts: int = Field(1, ge=1, description="copies of the network from a stage on, for methods that train several")
     experts_from: str | None = Field(
-        None, min_length=1, description='first stage that each expert has for itself, e.g. "layer3"; null: one expert'
+        None,
+        min_length=1,
+        description='first stage that each expert has for itself, e.g. "layer3"; last: the last block; null: one expert',
     )
 
     zero_residual: bool | None = Field(

@@ -1,11 +1,22 @@
-"""The systems that the literature compares, and how each is run here. Loads no torch."""
+"""The systems that the literature compares, and how each is run on any data set. Loads no torch.
 
+A system is what is done, whatever the images: method, loss, mixture, experts and second stage. `onto` takes these from
+a recipe of the system and everything else from the recipe `<data set>/ce`: images, crops, network, optimizer, schedule.
+"""
+
+from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
 import yaml
 
-from glmc.recipe import RECIPES, names
+from glmc.recipe.document import Document, read
+from glmc.recipe.packaged import names, text_of
+
+SOURCE = "cifar100_lt"  # the data set for which every system has a recipe
+FACTORS = ("method", "loss", "mixture", "then")  # sections and keys of a recipe that make its system
+NETWORK = ("experts", "experts_from", "batch_norm")  # keys of `model` that do
+COLOURS = {"color_jitter", "grayscale", "blur"}  # a contrast needs them; other operations are the images'
 
 
 class System(NamedTuple):
@@ -13,27 +24,80 @@ class System(NamedTuple):
 
     system: str
     what: str  # in a sentence
-    command: str  # of its first recipe, of its values, or of its stage
+    command: str  # on CIFAR-100-LT; folder/<system> takes a folder of images
     paper: str
+    stage: str | None  # `glmc finetune RUN --stage2 STAGE` makes it of any trained run; None: it has its own first one
     recipes: list[dict[str, Any]]  # name; published: top1, network, source; expect: ours
 
 
 def systems() -> list[System]:
     """Every system, in the order of the file."""
-    rows: dict[str, dict[str, Any]] = yaml.safe_load((files("glmc") / "systems.yaml").read_text(encoding="utf-8"))
-    return [system(name, **row) for name, row in rows.items()]
+    return [
+        System(name, row["what"], f"glmc train {SOURCE}/{name}", row["paper"], row.get("stage"), listed(name, row))
+        for name, row in rows().items()
+    ]
 
 
-def system(
-    name: str, what: str, paper: str, recipes: tuple[str, ...] = (), values: str | None = None, stage: str | None = None
-) -> System:
-    """A system from its row; the arguments are the keys of `systems.yaml`."""
-    own = [recipe for recipe in names() if recipe.partition("/")[2].partition("_if")[0] in {name, *recipes}]
-    command = f"glmc train {own[0]}" if own else f"glmc train cifar100_lt/ce {values}"
-    return System(name, what, f"glmc finetune RUN --stage2 {stage}" if stage else command, paper, list(map(facts, own)))
+@cache
+def rows() -> dict[str, dict[str, Any]]:
+    """`systems.yaml`."""
+    found: dict[str, dict[str, Any]] = yaml.safe_load((files("glmc") / "systems.yaml").read_text(encoding="utf-8"))
+    return found
 
 
-def facts(recipe: str) -> dict[str, Any]:
-    """Name of a packaged recipe, and the results that stand in it."""
-    tree = yaml.safe_load(RECIPES.joinpath(f"{recipe}.yaml").read_text(encoding="utf-8"))
-    return {"name": recipe, **{key: tree[key] for key in ("published", "expect") if tree.get(key)}}
+def listed(name: str, row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Names of a system's packaged recipes, and the results that stand in them."""
+    stems = {name, *row.get("recipes", ())}
+    own = [recipe for recipe in names() if recipe.partition("/")[2].partition("_if")[0] in stems]
+    return [{"name": recipe, **figures(packaged(recipe))} for recipe in own]
+
+
+def figures(tree: dict[str, Any]) -> dict[str, Any]:
+    """What a recipe says of results, its own and published ones."""
+    return {key: tree[key] for key in ("published", "expect") if tree.get(key)}
+
+
+def packaged(recipe: str) -> dict[str, Any]:
+    """The plain values of a packaged recipe."""
+    tree: dict[str, Any] = read(text_of(recipe), recipe).tree
+    return tree
+
+
+def composable() -> list[str]:
+    """Every "<data set>/<system>" for which no recipe was written, but one can be put together."""
+    written = names()
+    sets = [name.removesuffix("/ce") for name in written if name.endswith("/ce")]
+    return [name for data in sets for system in rows() if (name := f"{data}/{system}") not in written]
+
+
+def onto(base: str, system: str) -> tuple[Document, str]:
+    """A recipe put together, and the comment at its head: a system carried out on the images of another recipe.
+
+    Every view is cropped and mirrored as in the base; those of a contrast keep their colours. Published results are
+    left out: the recipe is not the one that they were found with.
+
+    Args:
+        base: packaged recipe of plain cross entropy, e.g. "folder/ce".
+        system: a row of `systems.yaml`.
+    """
+    row, tree = rows()[system], packaged(base)
+    own = f"{SOURCE}/{row.get('recipe', system)}"
+    own = own if own in names() else f"{SOURCE}/ce"
+    name, source = f"{base.partition('/')[0]}/{system}", packaged(own)
+    whole: dict[str, Any] = {"name": name, **tree, "published": None, "expect": None}
+    whole |= {"loss": {"name": "cross_entropy"}, "mixture": {"name": "none"}}
+    whole |= {key: source[key] for key in FACTORS if key in source}
+    whole["model"] = tree["model"] | {key: source["model"][key] for key in NETWORK if key in source["model"]}
+    whole["views"] = tree["views"] | {
+        view: tree["views"]["train"] + [op for op in operations if isinstance(op, dict) and COLOURS & op.keys()]
+        for view, operations in source["views"].items()
+        if view != "test"
+    }
+    if "stage" in row:
+        whole["then"] = row["stage"]
+    document = Document(f"recipe {name}", whole)
+    document.override(row.get("values", ()))
+    document.places.clear()  # the user has not written these
+    about = [f"{system} on the images of {base}: {row['what']}. {row['paper']}.", f"run     glmc train {name}"]
+    about += [f"source  method, loss, mixture and stage: {own}; the rest: {base}", "figure  none yet"]
+    return document, "\n".join(about)

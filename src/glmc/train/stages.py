@@ -154,6 +154,8 @@ def second_recipe(first: Recipe, run: Path, stage: str, overrides: tuple[str, ..
     values |= {section: json.dumps(sections[section]) for section in ("method", "loss")}
     for section in ("model", "optim", "train"):
         values |= {f"{section}.{key}": json.dumps(value) for key, value in sections[section].items()}
+    if "batch" in sections:
+        values["optim.lr"] = json.dumps(sections["optim"]["lr"] * first.data.batch_size / sections["batch"])
     known = sections.get("published", {}).get(first.name)
     if known is not None and first.published is not None and not changed(overrides):
         network = first.published.network  # only a recipe that nobody has changed still carries its results
