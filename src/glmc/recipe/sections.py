@@ -392,7 +392,7 @@ class Model(Section):
     experts_from: str | None = Field(
         None,
         min_length=1,
-        description='first stage that each expert has for itself, e.g. "layer3"; last: the last block; null: one expert',
+        description='first stage that each expert has for itself, e.g. "layer3"; last: its last block; null: none',
     )
 
     zero_residual: bool | None = Field(
