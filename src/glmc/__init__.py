@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from glmc.methods.lws import LWS
     from glmc.methods.maxnorm import MaxNorm
     from glmc.methods.paco import PaCo
+    from glmc.methods.risda import RISDA
     from glmc.methods.supcon import SupCon
     from glmc.methods.supervised import Supervised
     from glmc.methods.tsc import TSC
@@ -78,6 +79,7 @@ _HOME = {
     "glmc.methods.lws": ("LWS",),
     "glmc.methods.maxnorm": ("MaxNorm",),
     "glmc.methods.paco": ("PaCo",),
+    "glmc.methods.risda": ("RISDA",),
     "glmc.methods.supcon": ("SupCon",),
     "glmc.methods.supervised": ("Supervised",),
     "glmc.methods.tsc": ("TSC",),
@@ -116,6 +118,7 @@ __all__ = [
     "KCL",
     "LDAM",
     "LWS",
+    "RISDA",
     "TSC",
     "Backbone",
     "BalancedSoftmax",

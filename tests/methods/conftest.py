@@ -20,6 +20,7 @@ USUAL = {  # loss and mixture
     "glmc": ({"name": "class_weighted", "exponent": 1.2}, {"name": "mixup_cutmix"}),
     "paco": ({"name": "balanced_softmax"}, {"name": "none"}),
     "gpaco": ({"name": "balanced_softmax"}, {"name": "none"}),
+    "risda": ({"name": "deferred"}, {"name": "none"}),
 }
 
 

@@ -18,6 +18,7 @@ METHODS = {
     "tsc": "glmc.methods.tsc:TSC",
     "paco": "glmc.methods.paco:PaCo",
     "gpaco": "glmc.methods.gpaco:GPaCo",
+    "risda": "glmc.methods.risda:RISDA",
 }
 USUAL = {  # loss and mixture where a recipe does not name them; of all others cross_entropy and none
     "glmc": {"loss": "class_weighted", "mixture": "mixup_cutmix"},
@@ -25,4 +26,5 @@ USUAL = {  # loss and mixture where a recipe does not name them; of all others c
     "bcl": {"loss": "logit_adjusted"},
     "paco": {"loss": "balanced_softmax"},
     "gpaco": {"loss": "balanced_softmax"},
+    "risda": {"loss": "deferred"},
 }
