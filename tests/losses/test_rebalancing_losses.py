@@ -130,6 +130,26 @@ def test_ldam_drw_is_a_product():
     assert (drw.classifier, drw.prior) == ("cosine", "uniform")
 
 
+def test_vs_with_aligned_weights_and_truncated_adjustment_is_a_product():
+    """VS until epoch 320 of 400, then logit adjustment with weights ~ share ** -exponent, told slowly."""
+    logits, labels = torch.randn(8, 3).double(), torch.randint(3, (8,))
+    settings = {"name": "deferred", "beta": 1.0, "exponent": 0.25, "loss": {"name": "vs", "gamma": 0.2, "tau": 1.2}}
+    both = settings | {"late": {"name": "logit_adjusted", "tau": 0.75}}
+    loss = choice.build("loss", both, torch.tensor(COUNTS)).double()
+    before, after = (loss(logits, labels, torch.tensor(epoch / 400)).item() for epoch in (319, 320))
+    rows = [*zip(logits.tolist(), labels.tolist(), strict=True)]
+    assert before == pytest.approx(sum(slow_vs(row, y) for row, y in rows) / 8, rel=1e-6)
+    weight, total = [(n / sum(COUNTS)) ** -0.25 for n in COUNTS], 0.0
+    for row, y in rows:
+        p = softmax([x + 0.75 * math.log(n / sum(COUNTS)) for x, n in zip(row, COUNTS, strict=True)])
+        total -= weight[y] * math.log(p[y])
+    assert after == pytest.approx(total / sum(weight[y] for _, y in rows), rel=1e-6)
+    with pytest.raises(UserError, match="late is CrossEntropy, of a linear classifier, and loss is LDAM, of a cosine"):
+        choice.build(
+            "loss", settings | {"loss": {"name": "ldam"}, "late": {"name": "cross_entropy"}}, torch.tensor(COUNTS)
+        )
+
+
 def test_what_cannot_be_re_weighted_is_refused():
     for name in ("class_weighted", "softmax_bce"):
         with pytest.raises(UserError, match=r"loss is .* cannot be re-weighted"):
@@ -145,6 +165,7 @@ def test_what_cannot_be_re_weighted_is_refused():
         ({"name": "ldam", "scale": 0.0}, "scale must be above 0"),
         ({"name": "vs", "tau": -1.0}, "tau must be at least 0"),
         ({"name": "deferred", "start": 1.0}, r"start must lie in \[0, 1\)"),
+        ({"name": "deferred", "exponent": -1.0}, "exponent must be at least 0"),
     ],
 )
 def test_a_setting_out_of_its_range_is_refused(settings, sentence):
