@@ -13,6 +13,8 @@ OVERRIDES = {
     "train.schedule=step": "train.schedule is step, which needs train.milestones, e.g. [0.8, 0.9]",
     "train.milestones=[0.5]": "train.milestones has no effect with train.schedule=cosine: set it to [], or use step",
     "train={epochs: 1, schedule: step, milestones: [0.9, 0.8]}": "train.milestones must ascend, not [0.9, 0.8]",
+    "optim={lr: 1, weight_decay: 0, sharpness: {adaptive: true, direction: random}}": "optim.sharpness.adaptive is "
+    "for a step uphill: set it to false, or direction to uphill",
     "optim={lr: 1, weight_decay: 0, nesterov: true, momentum: 0}": "optim.nesterov needs optim.momentum above 0: "
     "raise it, or set nesterov to false",
     "optim={lr: 1, weight_decay: 0, nesterov: true, name: adamw}": "optim.nesterov is for optim.name=sgd only, "

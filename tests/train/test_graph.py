@@ -154,7 +154,7 @@ def test_after_a_failed_recording_nothing_more_is_recorded(monkeypatch):
         Graphed(sum)((torch.zeros(2),))
 
 
-def whole_recipe(mode, tmp_path):
+def whole_recipe(mode, tmp_path, sharpness):
     """A short run of everything that a step can hold, with a last batch; its weights."""
     from glmc import recipe
     from glmc.runs import checkpoint
@@ -162,8 +162,8 @@ def whole_recipe(mode, tmp_path):
 
     values = [
         "model.name=resnet32", "data.batch_size=64", "data.n_max=60", "data.imbalance=10", "train.precision=bfloat16",
-        "train.ema=0.9", "optim.sharpness={rho: 0.05}", "optim.clip=1", "train.epochs=2", "eval.every=2", "expect=null",
-        f"train.step={mode}", "train.device=cuda",
+        "train.ema=0.9", f"optim.sharpness={sharpness}", "optim.clip=1", "train.epochs=2", "eval.every=2",
+        "expect=null", f"train.step={mode}", "train.device=cuda",
     ]  # fmt: skip
     out = run.train(recipe.load("digits_lt/glmc", values), tmp_path / mode, command="", quiet=True, since=0.0)
     assert json.loads((out / "result.json").read_text())["step"].keys() == {"asked", mode}
@@ -172,11 +172,12 @@ def whole_recipe(mode, tmp_path):
 
 
 @needs_gpu
-def test_a_recorded_run_is_the_eager_run_bit_by_bit(tmp_path, monkeypatch):
-    """ResNet-32 in bfloat16, batches of 64 and a last one, SAM, clipping, a moving average; deterministic cuDNN."""
+@pytest.mark.parametrize("sharpness", ["{rho: 0.05}", "{rho: 0.005, direction: random}"])
+def test_a_recorded_run_is_the_eager_run_bit_by_bit(tmp_path, monkeypatch, sharpness):
+    """ResNet-32 in bfloat16, batches of 64 and a last one, SAM or GNM, clipping, a moving average; same cuDNN."""
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
-    eager, graph = whole_recipe("eager", tmp_path), whole_recipe("graph", tmp_path)
+    eager, graph = (whole_recipe(mode, tmp_path, sharpness) for mode in ("eager", "graph"))
     assert all(torch.equal(value, graph[name]) for name, value in eager.items())
 
 

@@ -7,8 +7,8 @@ from torch import nn
 
 from glmc.methods.glmc import GLMC
 from glmc.methods.supervised import Supervised
-from glmc.train.engine import training_step
-from glmc.train.sharpness import uphill
+from glmc.train.engine import seed_generators, training_step
+from glmc.train.sharpness import shaken, uphill
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
@@ -26,6 +26,40 @@ def test_the_step_uphill_is_the_formula_and_ends_where_it_began(adaptive):
             assert torch.allclose(weight, start + 0.1 * direction / length**0.5, atol=1e-6)
         assert torch.equal(weights[2], before[2])  # has no gradient
     assert all(torch.equal(weight, start) for weight, start in zip(weights, before, strict=True))
+
+
+def test_noise_is_cut_off_and_leaves_no_trace():
+    weights = [nn.Parameter(torch.randn(300, 100)), nn.Parameter(torch.randn(7), requires_grad=False)]
+    before = [weight.detach().clone() for weight in weights]
+    with shaken(weights, rho=0.3):
+        change = (weights[0] - before[0]).detach()
+        assert torch.equal(weights[1], before[1])
+    assert change.abs().max().item() == pytest.approx(0.3, abs=1e-6)  # one in 370 lies beyond
+    assert (change.mean().item(), change.std().item()) == (pytest.approx(0, abs=3e-3), pytest.approx(0.0986, abs=3e-3))
+    assert all(torch.equal(weight, start) for weight, start in zip(weights, before, strict=True))
+
+
+def test_a_step_with_noise_takes_the_gradient_of_its_seed():
+    """The same numbers for the same seed; one pass, so that the statistics move once."""
+    moved = []
+    for seed in (0, 0, 1):
+        method, loader, optimizer = parts(Supervised)
+        before = method.classifier.weight.detach().clone()
+        seed_generators(seed, torch.device("cpu"))
+        training_step(method, loader, optimizer, precision="float32", noise=0.01)(drawn_step(method, loader))
+        moved.append(method.classifier.weight.detach() - before)
+    assert torch.equal(moved[0], moved[1])
+    assert not torch.equal(moved[0], moved[2])
+    assert {int(b) for n, b in method.named_buffers() if "tracked" in n} == {1}
+
+    slow, loader, optimizer = parts(Supervised)
+    seed_generators(0, torch.device("cpu"))
+    trained = [*slow.parameters()]
+    with torch.no_grad():
+        for weight in trained:
+            weight.add_((torch.randn_like(weight) * 0.01 / 3).clamp(-0.01, 0.01))
+    training_step(slow, loader, torch.optim.SGD(trained, lr=0.0), precision="float32")(drawn_step(slow, loader))
+    assert torch.allclose(moved[0], -0.05 * slow.classifier.weight.grad, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", [Supervised, GLMC])

@@ -90,7 +90,7 @@ class Method(nn.Module):
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The terms of the loss by name, already weighted: float [] each, and their sum is the loss.
 
-        With `optim.sharpness` it is called twice a step; of its buffers only BatchNorm's are kept from the second call.
+        With `optim.sharpness` uphill it is called twice; of its buffers only BatchNorm's are kept from the second call.
         """
         raise TypeError(f"{type(self).__name__} must say what its loss is: define forward")
 

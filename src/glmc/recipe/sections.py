@@ -431,10 +431,23 @@ class Choice(Section):
 
 
 class Sharpness(Section):
-    """Sharpness-aware minimisation. Foret et al., ICLR 2021; adaptive: Kwon et al., ICML 2021."""
+    """Where gradients are taken. Foret et al., ICLR 2021; adaptive: Kwon et al., ICML 2021; Li et al., NeurIPS 2024."""
 
-    rho: float = Field(0.05, gt=0, description="length of the step uphill, above 0")
-    adaptive: bool = Field(False, description="whether it is measured relative to each weight")
+    rho: float = Field(
+        0.05,
+        gt=0,
+        description="length of the step uphill, above 0; at random the largest change of a weight, e.g. 0.005",
+    )
+    adaptive: bool = Field(False, description="whether the step uphill is measured relative to each weight")
+    direction: Literal["uphill", "random"] = Field(
+        "uphill", description="along the gradient, or by noise of deviation rho / 3 (GNM), which needs no second pass"
+    )
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.adaptive and self.direction == "random":
+            raise rule("adaptive", "is for a step uphill: set it to false, or direction to uphill")
+        return self
 
 
 class Optim(Section):
@@ -448,7 +461,9 @@ class Optim(Section):
     weight_decay: float = Field(ge=0, description="of every weight; added to the gradient by sgd, decoupled by adamw")
     clip: float | None = Field(None, gt=0, description="largest norm of the whole gradient; null: not clipped")
     sharpness: Sharpness | None = Field(
-        None, description="SAM: the gradient is taken a step uphill, {rho, adaptive}; costs a second pass. null: none"
+        None,
+        description="the gradient is taken beside the weights, {rho, adaptive, direction}: uphill (SAM, costs a second "
+        "pass) or at random (GNM). null: none",
     )
 
     @model_validator(mode="after")

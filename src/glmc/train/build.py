@@ -229,6 +229,8 @@ def build_step(
     screen: Screen,
 ) -> Fallback:
     """The training step of a settled recipe, `mode` or the next slower one that works."""
+    beside = recipe.optim.sharpness
+    uphill = beside is not None and beside.direction == "uphill"
 
     def written(compiled: bool = False) -> Callable[[Inputs], Terms]:
         return training_step(
@@ -237,7 +239,8 @@ def build_step(
             optimizer,
             precision=recipe.train.precision,
             clip=recipe.optim.clip,
-            sharpness=recipe.optim.sharpness.model_dump() if recipe.optim.sharpness else None,
+            sharpness={"rho": beside.rho, "adaptive": beside.adaptive} if beside and uphill else None,
+            noise=beside.rho if beside and not uphill else None,
             average=average,
             ema=recipe.train.ema or 0.0,
             compiled=compiled,

@@ -1,5 +1,6 @@
 """Training and evaluation: the two loops, in reading order. They know no method, data set or recipe by name."""
 
+import contextlib
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +19,7 @@ from glmc.methods.base import Method
 from glmc.random import Draws
 from glmc.runtime import autocast
 from glmc.step import Step
-from glmc.train.sharpness import statistics_kept, uphill
+from glmc.train.sharpness import shaken, statistics_kept, uphill
 
 
 @dataclass
@@ -104,6 +105,7 @@ def training_step(
     precision: str,
     clip: float | None = None,
     sharpness: Mapping[str, Any] | None = None,
+    noise: float | None = None,
     average: Method | None = None,
     ema: float = 0.0,
     compiled: bool = False,
@@ -117,6 +119,7 @@ def training_step(
         precision: "float32" or "bfloat16".
         clip: largest norm of the gradient, or none.
         sharpness: {rho, adaptive} of `sharpness.uphill`, or none.
+        noise: rho of `sharpness.shaken`, or none.
         average: follows the method after every step, keeping the share `ema` of itself.
         ema: in (0, 1).
         compiled: fuse the method's operations for batches of the full size; the last one of an epoch stays as it is.
@@ -136,7 +139,8 @@ def training_step(
     def step(inputs: Inputs) -> Terms:
         streams = {name: loader.batch(part) for name, part in inputs.parts.items()}
         consumed = Step(streams, inputs.draws, inputs.progress)
-        terms = gradient(consumed)
+        with contextlib.nullcontext() if noise is None else shaken(method.parameters(), rho=noise):
+            terms = gradient(consumed)
         if sharpness is not None:
             with uphill(method.parameters(), **sharpness), statistics_kept(method):
                 gradient(consumed)
