@@ -14,5 +14,6 @@ LOSSES = {
     "class_balanced_focal": "glmc.losses.focal:ClassBalancedFocal",
     "ldam": "glmc.losses.ldam:LDAM",
     "vs": "glmc.losses.vector_scaling:VectorScaling",
+    "label_aware_smoothing": "glmc.losses.label_aware_smoothing:LabelAwareSmoothing",
     "deferred": "glmc.losses.deferred:Deferred",
 }

@@ -104,7 +104,10 @@ class Method(nn.Module):
         """What happens to the weights after the last step of an epoch and before evaluation; nothing by default."""
 
     def rates(self, progress: float) -> dict[str, float]:
-        """Factor of the learning rate of a group ("backbone", "heads") in an epoch; 1 where none is named.
+        """Factor of the learning rate of a group in an epoch; 1 where none is named.
+
+        Groups are "backbone", "heads", and whichever module of the method is named at progress 0, by its attribute;
+        "heads" is then the rest.
 
         Args:
             progress: epoch / epochs, in [0, 1).

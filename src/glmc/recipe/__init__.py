@@ -44,6 +44,7 @@ from glmc.recipe.sections import (
 from glmc.recipe.systems import composable, onto
 
 R = TypeVar("R", bound="Recipe")
+StageWords = Annotated[str, Field(min_length=1)]  # what would stand behind `glmc finetune RUN --stage2`
 
 
 class Recipe(Section):
@@ -56,8 +57,10 @@ class Recipe(Section):
     starts_from: Literal["backbone", "all"] | None = Field(
         None, description="what is taken over from the parent: its backbone, or its classifier, too; null: no parent"
     )
-    then: str | None = Field(
-        None, min_length=1, description="second stage that follows, see `glmc list stages`; null: none"
+    then: StageWords | Annotated[list[StageWords], Field(min_length=1)] | None = Field(
+        None,
+        description="second stage that follows, of `glmc list stages`, perhaps with values of its own, as in `lws "
+        "train.epochs=5`; a list: stages one after the other; null: none",
     )
     published: Published | None = None
     expect: Expect | None = None

@@ -21,6 +21,7 @@ EXPECTED = {
     "literal_error": "{expected}",
     "finite_number": "a finite number",
     "string_too_short": "a text that is not empty",
+    "too_short": "a list that is not empty",
     "greater_than_equal": "at least {ge:.10g}",
     "greater_than": "above {gt:.10g}",
     "less_than_equal": "at most {le:.10g}",

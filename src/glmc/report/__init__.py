@@ -65,8 +65,9 @@ def columns(run: Run) -> list[Column]:
         note = f"epoch {found.selected_on_val['epoch']}"
         shown.append(Column("Selected on validation", note, found.selected_on_val))
     if first:
-        note = f"{first.method or first.recipe}, last epoch, before the second stage"
-        shown.append(Column("Stage 1", note, first.last or {}))
+        which = "second" if found.stage == 2 else "last"
+        note = f"{first.method or first.recipe}, last epoch, before the {which} stage"
+        shown.append(Column(f"Stage {found.stage - 1}", note, first.last or {}))
     if found.best_on_test:
         note = f"epoch {found.best_on_test['epoch']}; selected on the test set: not a fair figure"
         shown.append(Column("Best on test", note, found.best_on_test, unfair=True))

@@ -16,7 +16,7 @@ from glmc.recipe import essence
 from glmc.report import ranking, summary
 from glmc.report.finished import Run
 from glmc.report.page import parameters
-from glmc.runs.folder import SECOND
+from glmc.runs.folder import later_stages
 from glmc.runs.result import finished, intervals_of
 
 
@@ -77,9 +77,8 @@ def find(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
 
 
 def final(run: Path) -> Path:
-    """The second stage of a run that has gone on into one; else the run."""
-    second = run / SECOND
-    return second if finished(second) else run
+    """The last stage that a run has finished: itself, or one that it has gone on into."""
+    return [run, *filter(finished, later_stages(run))][-1]
 
 
 def gather(runs: Sequence[Run]) -> list[Entry]:

@@ -6,6 +6,7 @@ import io
 import json
 import secrets
 from collections.abc import Mapping, Sequence
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from glmc.screen import Screen
 
 DEFAULT = Path("runs")  # where runs go without --out
 SPLIT = "split.csv"
-SECOND = "stage-2"  # folder within that of a run whose recipe names a second stage
 
 
 def claim(out: Path | None, name: str) -> Path:
@@ -50,6 +50,16 @@ def claim(out: Path | None, name: str) -> Path:
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written to ({error.strerror}); name another folder") from error
     return out
+
+
+def stage(run: Path, number: int) -> Path:
+    """The folder of a later stage, within that of a run whose recipe names it; `number` is at least 2."""
+    return run / f"stage-{number}"
+
+
+def later_stages(run: Path) -> list[Path]:
+    """The folders of the stages that a run has gone on into, in order."""
+    return list(takewhile(Path.exists, (stage(run, number) for number in count(2))))
 
 
 def release(run: Path) -> None:
@@ -174,8 +184,9 @@ def show(run: Path, screen: Screen) -> None:
     sure = found.intervals(recipe_of(run).eval.few)
     rows: dict[str, Mapping[str, Any] | None] = {}
     if found.stage1 is not None:
-        rows |= {"stage 1, last epoch": found.stage1.last, "stage 1, flip TTA": found.stage1.flip_tta}
-    rows["last epoch" if found.stage2 is None else f"stage 2 ({found.stage2}), last epoch"] = found.last
+        before = f"stage {found.stage - 1}"
+        rows |= {f"{before}, last epoch": found.stage1.last, f"{before}, flip TTA": found.stage1.flip_tta}
+    rows["last epoch" if found.stage2 is None else f"stage {found.stage} ({found.stage2}), last epoch"] = found.last
     rows |= rows_of(sure)
     if found.selected_on_val:
         rows[f"selected on validation, epoch {found.selected_on_val['epoch']}"] = found.selected_on_val

@@ -15,6 +15,7 @@ from glmc.recipe.sections import Expect, Published
 from glmc.runs.files import object_of, text_of, write_atomic
 
 FILE = "result.json"
+THEN = ", then "  # between the stages of a system
 
 
 def _known(scores: Any) -> Any:
@@ -43,7 +44,7 @@ class StageOne(_File):
 
     run: str | None = None
     recipe: str | None = None
-    method: str | None = None
+    method: str | None = None  # with the stages before it
     epochs: int | None = None
     seed: int | None = None
     last: Scores | None = None
@@ -80,12 +81,22 @@ class Result(_File):
     published: Published | None = None
 
     @property
+    def system(self) -> str:
+        """What was trained, without the network: "logit_adjusted + cutmix"; of a later stage, all of them in order."""
+        if self.stage2 is None:
+            return self.method
+        first = self.stage1.method if self.stage1 is not None else None
+        return f"{first or self.method}{THEN}{self.stage2}"
+
+    @property
+    def stage(self) -> int:
+        """Which stage it is: 1, or more of one that started from another run."""
+        return 1 + self.system.count(THEN)
+
+    @property
     def title(self) -> str:
         """What was trained, on which network: "logit_adjusted + cutmix on resnet32"; of a second stage, both."""
-        whole = self.method
-        if self.stage2 is not None:
-            first = self.stage1.method if self.stage1 is not None else None
-            whole = f"{first or self.method}, then {self.stage2}"
+        whole = self.system
         if self.folds is not None:
             return f"{whole} on {self.backbone}, {self.fold_number}-fold cross-validation"
         return f"{whole} on {self.backbone}"
@@ -120,9 +131,11 @@ def finished(run: Path) -> bool:
 
 
 def stage_one(run: Path) -> StageOne:
-    """What a second stage says of the run that it starts from."""
-    first = read(run).as_json() if finished(run) else {}
-    return StageOne.model_validate(first | {"run": str(run)})
+    """What a second stage says of the run that it starts from, which may be a later stage itself."""
+    if not finished(run):
+        return StageOne(run=str(run))
+    first = read(run)
+    return StageOne.model_validate(first.as_json() | {"run": str(run), "method": first.system})
 
 
 def write(run: Path, result: Result) -> None:

@@ -254,8 +254,9 @@ def test(path: Path, overrides: tuple[str, ...], *, quiet: bool) -> dict[str, An
     screen = Screen(quiet=quiet)
     point = find_checkpoint(path, screen.say)
     recipe = parse_settled(point.state["recipe"], overrides)
-    if (path / folder.SECOND).exists():
-        screen.say(f"this is the first stage of the run; the second is tested with glmc test {path / folder.SECOND}")
+    if later := folder.later_stages(path):
+        which = "second" if len(later) == 1 else "last"
+        screen.say(f"this is the first stage of the run; the {which} is tested with glmc test {later[-1]}")
     trained = load_trained(point, recipe)
     split = test_images(point, recipe, screen)
     return {"checkpoint": str(point.path), "recipe": recipe.name} | scored(

@@ -138,9 +138,12 @@ def build(recipe: Recipe, screen: Screen, *, initial: bool = True, known: Invent
     average = None if recipe.train.ema is None else copy.deepcopy(method).requires_grad_(False)
     tested = method if average is None else average
     optimizer = build_optimizer(method, settled)
-    strangers = set(method.rates(0.0)) - {"backbone", "heads"}
+    strangers = set(method.rates(0.0)) - {"heads", *dict(method.named_children())}
     if strangers:
-        raise UserError(f"method.name={recipe.method.name}: its rates name {min(strangers)}, not backbone or heads")
+        raise UserError(
+            f"method.name={recipe.method.name}: its rates name {min(strangers)}, which is neither backbone nor heads nor "
+            "a module of it"
+        )
     plan = recipe.train
     steps = min(plan.epochs * loader.steps, plan.max_steps or sys.maxsize)
     mode = recipe.train.step
@@ -297,20 +300,21 @@ def settle(recipe: Recipe, screen: Screen, known: Inventory | None = None) -> tu
 
 
 def build_optimizer(method: Method, recipe: Settled) -> torch.optim.Optimizer:
-    """SGD or AdamW with one group for the heads and one for the backbone.
+    """SGD or AdamW with a group for the heads, one for the backbone, and one for each module with a rate of its own.
 
     "peak" is a group's largest learning rate; the present one, "lr", is a tensor: a recorded step sees it change.
     """
     optim = recipe.optim
-    backbone = {id(parameter) for parameter in method.backbone.parameters()}
     trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
+    apart = ["backbone", *(name for name in method.rates(0.0) if name not in ("backbone", "heads"))]
+    home = {id(parameter): name for name in apart for parameter in method.get_submodule(name).parameters()}
     groups = [
         {
-            "name": "backbone",
-            "params": [p for p in trained if id(p) in backbone],
-            "peak": optim.backbone_lr or optim.lr,
-        },
-        {"name": "heads", "params": [p for p in trained if id(p) not in backbone], "peak": optim.lr},
+            "name": name,
+            "params": [p for p in trained if home.get(id(p), "heads") == name],
+            "peak": (name == "backbone" and optim.backbone_lr) or optim.lr,
+        }
+        for name in (*apart, "heads")
     ]
     groups = [group for group in groups if group["params"]]
     if not groups:

@@ -3,10 +3,12 @@
 import inspect
 import json
 import math
+import shlex
 import shutil
+import time
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
@@ -46,17 +48,16 @@ ANEW = {  # what stage 2 does not take over from stage 1
     "expect": "null",
 }
 
-
-PLAIN = {  # what is left once a classifier has been changed by hand: a backbone and a linear classifier
-    "method": "{name: supervised}",
-    "loss": "{name: cross_entropy}",
-    "mixture": "{name: none}",
-    "parent": "null",
-    "starts_from": "null",
-    "then": "null",
-    "published": "null",
-    "expect": "null",
-}
+PLAIN = (  # what is left once a classifier has been changed by hand: a backbone and a linear classifier
+    "method={name: supervised}",
+    "loss={name: cross_entropy}",
+    "mixture={name: none}",
+    "parent=null",
+    "starts_from=null",
+    "then=null",
+    "published=null",
+    "expect=null",
+)
 
 
 def stages() -> list[str]:
@@ -101,43 +102,79 @@ def finetune(
     return train(second_recipe(first, run, stage, overrides), out, command=command, quiet=quiet, since=since)
 
 
+class Following(NamedTuple):
+    """A stage that a recipe names in `then`."""
+
+    name: str
+    overrides: tuple[str, ...]  # "key=value" of the stage's recipe, or of the adjustment
+
+
+def following(recipe: Recipe) -> list[Following]:
+    """The stages that come after the one that a recipe describes, in order.
+
+    Raises:
+        UserError: their words cannot be taken apart.
+    """
+    found = []
+    for text in [recipe.then] if isinstance(recipe.then, str) else recipe.then or []:
+        try:
+            name, *overrides = shlex.split(text)
+        except ValueError as error:
+            raise UserError(f"then={text}: write a stage, then key=value, in quotes where it has blanks") from error
+        found.append(Following(name, tuple(overrides)))
+    return found
+
+
 def check(recipe: Recipe) -> None:
-    """Raise a `UserError` if a recipe names an unknown second stage, or one that its folds cannot be scored by."""
-    if recipe.then is not None and recipe.then not in stages():
-        raise UserError(f"then={recipe.then}: choose one of {', '.join(stages())}")
-    if recipe.then in POSTHOC and recipe.data.fold is not None:
-        raise UserError(f"then={recipe.then}: a cross-validation needs a stage that trains; set then=null")
+    """Raise a `UserError` if a recipe names stages that are unknown, wrongly set, or cannot score its folds."""
+    before = recipe
+    for stage, overrides in following(recipe):
+        if stage not in stages():
+            raise UserError(f"then={stage}: choose one of {', '.join(stages())}")
+        if stage in POSTHOC and recipe.data.fold is not None:
+            raise UserError(f"then={stage}: a cross-validation needs a stage that trains; set then=null")
+        try:
+            if stage in POSTHOC:
+                before = before.override(*PLAIN, *posthoc_settings(stage, overrides)[1])
+            else:
+                before = second_recipe(before, Path("run"), stage, overrides, own=True)
+        except UserError as error:
+            raise UserError(f"then={stage}: {error}") from error
 
 
 def last(run: Path, recipe: Recipe) -> Path:
-    """The folder that holds what a run comes to: its own, or that of the second stage that its recipe names."""
-    return run if recipe.then is None else run / folder.SECOND
+    """The folder that holds what a run comes to: its own, or that of the last stage that its recipe names."""
+    number = 1 + len(following(recipe))
+    return run if number == 1 else folder.stage(run, number)
 
 
 def go_on(run: Path, *, command: str, quiet: bool, since: float, more: bool = False, again: Path | None = None) -> None:
-    """Carry out the second stage that the recipe of a run names: from its start, or from where it was interrupted.
+    """Carry out the stages that the recipe of a run names: from their start, or from where they were interrupted.
 
     Args:
         run: its folder; nothing happens while it is not finished.
         command, quiet, since, more: as for `run.train`.
         again: the folder that goes on after an interruption; none for that of the run.
     """
-    again = again or run
-    recipe = folder.recipe_of(run)
-    second = last(run, recipe)
-    if recipe.then is None or not result.finished(run) or result.finished(second):
-        return
-    if (second / "recipe.yaml").exists():
-        resume(second, command=command, quiet=quiet, since=since, more=more, again=again)
-        return
-    shutil.rmtree(second, ignore_errors=True)  # what a kill left of it before it had a recipe
-    point = find_checkpoint(run, Screen(quiet=quiet).say)
-    first = parse_settled(point.state["recipe"])
-    if recipe.then in POSTHOC:
-        adjust(point, run, first, recipe.then, (), second, command=command, quiet=quiet)
-        return
-    staged = second_recipe(first, run, recipe.then, ())
-    train(staged, second, command=command, quiet=quiet, since=since, more=more, again=again)
+    todo, parent = following(folder.recipe_of(run)), run
+    for number, (stage, overrides) in enumerate(todo, start=2):
+        into, others = folder.stage(run, number), more or number <= len(todo)
+        if not result.finished(parent):
+            return
+        if result.finished(into):
+            pass
+        elif (into / "recipe.yaml").exists() and stage not in POSTHOC:
+            resume(into, command=command, quiet=quiet, since=since, more=others, again=again or run)
+        else:
+            shutil.rmtree(into, ignore_errors=True)  # what a kill left of it before it had a recipe, or a result
+            point = find_checkpoint(parent, Screen(quiet=quiet).say)
+            first = parse_settled(point.state["recipe"])
+            if stage in POSTHOC:
+                adjust(point, parent, first, stage, overrides, into, command=command, quiet=quiet)
+            else:
+                staged = second_recipe(first, parent, stage, overrides, own=True)
+                train(staged, into, command=command, quiet=quiet, since=since, more=others, again=again or run)
+        parent, since = into, time.perf_counter()
 
 
 def stage_file(stage: str) -> dict[str, Any]:
@@ -146,8 +183,16 @@ def stage_file(stage: str) -> dict[str, Any]:
     return sections
 
 
-def second_recipe(first: Recipe, run: Path, stage: str, overrides: tuple[str, ...]) -> Recipe:
-    """The recipe of stage 1 with method, optimizer and schedule of stage 2, and the run as parent."""
+def second_recipe(first: Recipe, run: Path, stage: str, overrides: tuple[str, ...], *, own: bool = False) -> Recipe:
+    """The recipe of stage 1 with method, optimizer and schedule of stage 2, and the run as parent.
+
+    Args:
+        first: of the stage before.
+        run: its folder.
+        stage: one that trains.
+        overrides: "key=value" of the new recipe.
+        own: whether these are of stage 1's recipe, whose published results they belong to.
+    """
     sections = stage_file(stage)
     values = ANEW | {"name": f"{first.name}+{stage}", "parent": json.dumps(str(run.resolve()))}
     values |= {"starts_from": sections["starts_from"], "mixture": "{name: none}"}
@@ -157,7 +202,7 @@ def second_recipe(first: Recipe, run: Path, stage: str, overrides: tuple[str, ..
     if "batch" in sections:
         values["optim.lr"] = json.dumps(sections["optim"]["lr"] * first.data.batch_size / sections["batch"])
     known = sections.get("published", {}).get(first.name)
-    if known is not None and first.published is not None and not changed(overrides):
+    if known is not None and first.published is not None and (own or not changed(overrides)):
         network = first.published.network  # only a recipe that nobody has changed still carries its results
         values["published"] = json.dumps({"top1": known, "network": network, "source": "authors' README, best on test"})
     staged = first.override(*[f"{key}={value}" for key, value in values.items()])
@@ -178,7 +223,7 @@ def adjust(
     """A second stage without training: the backbone and the classifier that predicts, adjusted, saved and scored."""
     settings, others = posthoc_settings(stage, overrides)
     name = json.dumps(f"{first.name}+{stage}")
-    recipe = first.override(f"name={name}", *(f"{key}={value}" for key, value in PLAIN.items()), *others)
+    recipe = first.override(f"name={name}", *PLAIN, *others)
     target = folder.claim(out, recipe.name)
     screen = Screen(target / "log.txt", quiet)
     try:
