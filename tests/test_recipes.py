@@ -7,7 +7,7 @@ from glmc import recipe
 from glmc.errors import UserError
 from glmc.recipe.packaged import text_of
 from glmc.recipe.systems import systems
-from glmc.train.stages import stages
+from glmc.train.stages import check, stages
 
 NAMES = recipe.names()
 GLMC = [name for name in NAMES if recipe.load(name).method.name == "glmc"]
@@ -45,6 +45,7 @@ def strengths(r):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_loads_and_tells_how_to_run_it(name):
     r = recipe.load(name)
+    check(r)  # the stages that follow
     assert f"glmc train {name}" in r.about
     assert {"published", "expect"} <= written(name).keys()
 

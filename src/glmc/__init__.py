@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from glmc.losses.cross_entropy import CrossEntropy, soft_cross_entropy
     from glmc.losses.deferred import Deferred
     from glmc.losses.focal import ClassBalancedFocal, Focal
+    from glmc.losses.label_aware_smoothing import LabelAwareSmoothing
     from glmc.losses.ldam import LDAM
     from glmc.losses.logit_adjusted import BalancedSoftmax, LogitAdjusted
     from glmc.losses.negative_cosine import negative_cosine
@@ -63,6 +64,7 @@ _HOME = {
         "ClassBalancedFocal",
         "Focal",
     ),
+    "glmc.losses.label_aware_smoothing": ("LabelAwareSmoothing",),
     "glmc.losses.ldam": ("LDAM",),
     "glmc.losses.logit_adjusted": (
         "BalancedSoftmax",
@@ -130,6 +132,7 @@ __all__ = [
     "Deferred",
     "Focal",
     "GPaCo",
+    "LabelAwareSmoothing",
     "LogitAdjusted",
     "Loss",
     "MaxNorm",

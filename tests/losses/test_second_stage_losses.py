@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from glmc import BalancedSoftmax, LogitAdjusted, SoftmaxBCE, soft_cross_entropy
+from glmc import BalancedSoftmax, LabelAwareSmoothing, LogitAdjusted, SoftmaxBCE, soft_cross_entropy
 
 torch.manual_seed(0)
 AT = torch.tensor(0.5)
@@ -62,3 +62,28 @@ def test_softmax_bce_stays_finite_when_the_network_is_sure():
     loss.backward()
     assert loss.isfinite()
     assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("counts", [[40, 10, 3], [7, 7, 7]])
+def test_label_aware_smoothing_is_the_formula(counts):
+    logits, labels = torch.randn(6, 3, dtype=torch.float64), torch.randint(3, (6,))
+    total = 0.0
+    for row, y in zip(logits.tolist(), labels.tolist(), strict=True):
+        wrong = [math.log(sum(map(math.exp, row))) - x for x in row]
+        share = (counts[y] - min(counts)) / (max(counts) - min(counts)) if max(counts) > min(counts) else 1.0
+        e = 0.1 + (0.4 - 0.1) * math.sin(math.pi / 2 * share)
+        total += (1 - e) * wrong[y] + e * sum(wrong) / 3
+    loss = LabelAwareSmoothing(torch.tensor(counts))
+    assert loss(logits, labels, AT).item() == pytest.approx(total / 6, rel=1e-6)
+    assert loss(logits, torch.eye(3)[labels], AT).item() == pytest.approx(total / 6, rel=1e-6)
+
+
+def test_label_aware_smoothing_has_the_published_values_and_a_limit():
+    counts = torch.tensor([int(500 * 0.01 ** (i / 99)) for i in range(100)])
+    smoothing = LabelAwareSmoothing(counts, head=0.4, tail=0.1).smoothing
+    assert [round(smoothing[c].item(), 4) for c in (0, int((counts == 48).nonzero()), 99)] == [0.4, 0.1408, 0.1]
+    logits, labels = torch.randn(4, 100), torch.randint(100, (4,))
+    plain = LabelAwareSmoothing(counts, head=0.0, tail=0.0)(logits, labels, AT)
+    assert torch.allclose(plain, soft_cross_entropy(logits, labels))
+    with pytest.raises(ValueError, match=r"tail must lie in \[0, 1\), not 1"):
+        LabelAwareSmoothing(counts, tail=1.0)

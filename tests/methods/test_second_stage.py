@@ -1,12 +1,18 @@
 """Second stages: what they start from, what they train, what they leave alone."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+
+from glmc.errors import UserError
+from glmc.train.build import build_optimizer
 
 STAGES = {  # method, its factors, what it starts from
     "maxnorm": ("maxnorm", {"loss": "softmax_bce"}, "all"),
     "crt": ("supervised", {"sampling": 1.0}, "backbone"),
     "lws": ("lws", {}, "all"),
+    "mislas": ("lws", {"loss": "label_aware_smoothing", "classifier_rate": 0.2}, "all"),
     "balanced_softmax": ("supervised", {"loss": "balanced_softmax"}, "all"),
 }
 
@@ -80,9 +86,10 @@ def test_what_cannot_be_taken_over_is_said(first, make):
     build("glmc").adopt(first, "backbone")
 
 
-def test_lws_scales_the_biased_output(first, make):
+@pytest.mark.parametrize("stage", ["lws", "mislas"])
+def test_lws_scales_the_biased_output(stage, first, make):
     build, _ = make
-    method = begin("lws", first, build)
+    method = begin(stage, first, build)
     with torch.no_grad():
         method.scale.copy_(torch.tensor([1.0, 2.0, 0.5]))
     images = torch.randn(2, 3, 8, 8)
@@ -91,3 +98,16 @@ def test_lws_scales_the_biased_output(first, make):
     head = method.head()  # the scales are in the classifier that others go on from
     assert torch.allclose(head(method.backbone(images)), logits, atol=1e-6)
     assert torch.allclose(method.predict(images), logits, atol=1e-6)
+
+
+def test_a_classifier_that_learns_more_slowly_has_a_group_of_its_own(first, make):
+    build, _ = make
+    optim = SimpleNamespace(name="sgd", lr=0.1, backbone_lr=None, momentum=0.0, nesterov=False, weight_decay=0.0)
+    method = begin("mislas", first, build)
+    groups = build_optimizer(method, SimpleNamespace(optim=optim)).param_groups
+    assert [(group["name"], len(group["params"])) for group in groups] == [("classifier", 2), ("heads", 1)]
+    assert method.rates(0.3) == {"classifier": 0.2}
+    groups = build_optimizer(begin("lws", first, build), SimpleNamespace(optim=optim)).param_groups
+    assert [(group["name"], len(group["params"])) for group in groups] == [("heads", 1)]
+    with pytest.raises(UserError, match="classifier_rate must be at least 0, not -1"):
+        build("lws", classifier_rate=-1.0)

@@ -31,7 +31,7 @@ def first(tmp_path_factory):
 def test_every_stage_leaves_a_run_folder_that_names_both_stages(stage, first, tmp_path):
     short = (
         ("train.epochs=2",)
-        if stage in ("maxnorm", "crt", "linear", "lws", "los", "balanced_softmax", "weight_balancing")
+        if stage in ("maxnorm", "crt", "linear", "lws", "mislas", "los", "balanced_softmax", "weight_balancing")
         else ()
     )
     if stage in ("crt", "linear"):
@@ -80,7 +80,11 @@ def test_the_published_figure_of_a_stage_stands_beside_an_unchanged_run_only():
 @pytest.mark.parametrize(
     ("stage", "overrides", "sentence"),
     [
-        ("maxnrom", (), "choose one of balanced_softmax, crt, linear, los, lws, maxnorm, weight_balancing, tau_norm"),
+        (
+            "maxnrom",
+            (),
+            "choose one of balanced_softmax, crt, linear, los, lws, maxnorm, mislas, weight_balancing, tau_norm",
+        ),
         ("tau_norm", ("threshold=0.1",), "tau_norm is set by tau"),
         ("tau_norm", ("tau=much",), "tau must be a number"),
         ("tau_norm", ("tau=nan",), "tau must be finite"),

@@ -141,8 +141,8 @@ def build(recipe: Recipe, screen: Screen, *, initial: bool = True, known: Invent
     strangers = set(method.rates(0.0)) - {"heads", *dict(method.named_children())}
     if strangers:
         raise UserError(
-            f"method.name={recipe.method.name}: its rates name {min(strangers)}, which is neither backbone nor heads nor "
-            "a module of it"
+            f"method.name={recipe.method.name}: its rates name {min(strangers)}, which is neither backbone nor "
+            "heads nor a module of it"
         )
     plan = recipe.train
     steps = min(plan.epochs * loader.steps, plan.max_steps or sys.maxsize)
