@@ -5,7 +5,7 @@
 Each system of `glmc list systems` is put onto plain cross entropy of that data set (`glmc.recipe.compose`). A first
 stage that several systems share is trained once; second stages are as long as the first. Columns, in the order of work:
 
-    common   one learning rate for all: the best of four for Balanced Softmax, on images that are no test images
+    common   one learning rate for all: the best of six for Balanced Softmax, on images that are no test images
     own      learning rate and weight decay of the system's own recipe, if its learning rate is another
     seconds  the common learning rate, and the epochs for which the time of cross entropy suffices, for slower systems
 
@@ -38,7 +38,7 @@ from glmc.train.stages import POSTHOC
 HERE = Path(__file__).resolve().parent
 Facts = dict[str, Any]
 COLUMNS = ("common", "own", "seconds")
-RATES = (0.02, 0.05, 0.1, 0.2)
+RATES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 EQUAL = ["optim.momentum=0.9", "train.schedule=cosine", "train.warmup=0.05", "eval.flip_tta=false"]
 
 

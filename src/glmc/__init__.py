@@ -10,9 +10,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from glmc.losses.base import Loss
     from glmc.losses.class_weighted import ClassWeighted, class_weights
-    from glmc.losses.contrastive import balanced_contrastive, parametric_contrastive, supervised_contrastive
+    from glmc.losses.contrastive import (
+        balanced_contrastive,
+        instance_contrastive,
+        parametric_contrastive,
+        supervised_contrastive,
+    )
     from glmc.losses.cross_entropy import CrossEntropy, soft_cross_entropy
     from glmc.losses.deferred import Deferred
+    from glmc.losses.distillation import distillation
     from glmc.losses.focal import ClassBalancedFocal, Focal
     from glmc.losses.label_aware_smoothing import LabelAwareSmoothing
     from glmc.losses.ldam import LDAM
@@ -22,6 +28,7 @@ if TYPE_CHECKING:
     from glmc.losses.vector_scaling import VectorScaling
     from glmc.methods.base import Method
     from glmc.methods.bcl import BCL
+    from glmc.methods.distillation import Distillation
     from glmc.methods.glmc import GLMC
     from glmc.methods.gpaco import GPaCo
     from glmc.methods.kcl import KCL
@@ -29,6 +36,7 @@ if TYPE_CHECKING:
     from glmc.methods.maxnorm import MaxNorm
     from glmc.methods.paco import PaCo
     from glmc.methods.risda import RISDA
+    from glmc.methods.ssd import SSD
     from glmc.methods.supcon import SupCon
     from glmc.methods.supervised import Supervised
     from glmc.methods.tsc import TSC
@@ -52,6 +60,7 @@ _HOME = {
     ),
     "glmc.losses.contrastive": (
         "balanced_contrastive",
+        "instance_contrastive",
         "parametric_contrastive",
         "supervised_contrastive",
     ),
@@ -60,6 +69,7 @@ _HOME = {
         "soft_cross_entropy",
     ),
     "glmc.losses.deferred": ("Deferred",),
+    "glmc.losses.distillation": ("distillation",),
     "glmc.losses.focal": (
         "ClassBalancedFocal",
         "Focal",
@@ -75,6 +85,7 @@ _HOME = {
     "glmc.losses.vector_scaling": ("VectorScaling",),
     "glmc.methods.base": ("Method",),
     "glmc.methods.bcl": ("BCL",),
+    "glmc.methods.distillation": ("Distillation",),
     "glmc.methods.glmc": ("GLMC",),
     "glmc.methods.gpaco": ("GPaCo",),
     "glmc.methods.kcl": ("KCL",),
@@ -82,6 +93,7 @@ _HOME = {
     "glmc.methods.maxnorm": ("MaxNorm",),
     "glmc.methods.paco": ("PaCo",),
     "glmc.methods.risda": ("RISDA",),
+    "glmc.methods.ssd": ("SSD",),
     "glmc.methods.supcon": ("SupCon",),
     "glmc.methods.supervised": ("Supervised",),
     "glmc.methods.tsc": ("TSC",),
@@ -121,6 +133,7 @@ __all__ = [
     "LDAM",
     "LWS",
     "RISDA",
+    "SSD",
     "TSC",
     "Backbone",
     "BalancedSoftmax",
@@ -130,6 +143,7 @@ __all__ = [
     "CrossEntropy",
     "CutMix",
     "Deferred",
+    "Distillation",
     "Focal",
     "GPaCo",
     "LabelAwareSmoothing",
@@ -152,6 +166,8 @@ __all__ = [
     "build_backbone",
     "class_weights",
     "cutmix",
+    "distillation",
+    "instance_contrastive",
     "logit_adjustment",
     "max_norm",
     "mixup",

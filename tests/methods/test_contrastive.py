@@ -9,14 +9,20 @@ from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
 from glmc.errors import UserError
-from glmc.losses.contrastive import balanced_contrastive, parametric_contrastive, similarities, supervised_contrastive
+from glmc.losses.contrastive import (
+    balanced_contrastive,
+    instance_contrastive,
+    parametric_contrastive,
+    similarities,
+    supervised_contrastive,
+)
 from glmc.methods.kcl import chosen
 from glmc.methods.memory import Queue
 from glmc.methods.tsc import simplex
 from glmc.step import Batch
 
 F64 = torch.float64
-CONTRASTIVE = ("bcl", "supcon", "kcl", "tsc", "paco", "gpaco")
+CONTRASTIVE = ("bcl", "supcon", "kcl", "tsc", "paco", "gpaco", "ssd")
 LABELS = torch.tensor([0, 1, 0, 2, 0, 1])  # class 2 has one anchor
 
 
@@ -45,6 +51,19 @@ def test_supcon_is_its_formula_and_gathered_halves_give_the_gradient_of_the_whol
     halves = [supervised_contrastive(z[p], LABELS[p], z, LABELS, p, 0.2) for p in places.chunk(2)]
     (wanted,), (found,) = torch.autograd.grad(whole, z), torch.autograd.grad(sum(halves) / 2, z)
     assert torch.allclose(found, wanted, atol=1e-12)
+
+
+def test_ssd_tells_an_image_from_those_of_other_classes_only():
+    queries, keys, pool = embeddings(6), embeddings(6, seed=1).detach(), embeddings(4, seed=2).detach()
+    pool_labels = [0, 2, -1, 1]  # a place of the queue is empty
+    everyone = [*LABELS.tolist(), *pool_labels]
+    own = [[float(i == j) for j in range(10)] for i in range(6)]
+    weight = [[float(i == j or 0 <= y != LABELS[i]) for j, y in enumerate(everyone)] for i in range(6)]
+    scores = (queries @ torch.cat([keys, pool]).T / 0.2).tolist()
+    loss = instance_contrastive(queries, keys, LABELS, pool, torch.tensor(pool_labels), 0.2)
+    assert loss.item() == pytest.approx(slow(scores, own, weight))
+    alone = instance_contrastive(queries, keys, torch.zeros(6, dtype=int), pool, torch.full((4,), -1), 0.2)
+    assert alone.item() == pytest.approx(0, abs=1e-12)  # nobody to be told from
 
 
 def test_bcl_divides_the_own_class_by_one_less_than_the_others():
@@ -186,6 +205,7 @@ def test_a_resumed_run_goes_on_with_the_same_bits(name, make):
 @pytest.mark.parametrize(
     ("name", "settings", "words"),
     [
+        ("ssd", {"contrast_weight": 0.0}, "contrast_weight must be above 0, not 0"),
         ("paco", {"queue": 54}, r"queue must lie in \[1, 53\], the number of training images, not 54"),
         ("kcl", {"positives": 79}, r"positives must lie in \[1, 78\], the views of other images in the largest class"),
         ("tsc", {"embedding": 1}, "embedding must be at least 2 for evenly spread targets of 3 classes, not 1"),

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from glmc.errors import UserError
 from glmc.train.build import build_optimizer
@@ -111,3 +112,37 @@ def test_a_classifier_that_learns_more_slowly_has_a_group_of_its_own(first, make
     assert [(group["name"], len(group["params"])) for group in groups] == [("heads", 1)]
     with pytest.raises(UserError, match="classifier_rate must be at least 0, not -1"):
         build("lws", classifier_rate=-1.0)
+
+
+def test_distillation_imitates_a_teacher_that_never_changes_and_starts_anew(first, make):
+    build, random_step = make
+    student = build("distillation", weight=0.5, temperature=2.0)
+    fresh = {key: value.clone() for key, value in student.state_dict().items() if not key.startswith("teacher")}
+    student.adopt(first, "all")
+    assert all(torch.equal(value, student.state_dict()[key]) for key, value in fresh.items())
+    images = torch.randn(4, 3, 8, 8)
+    student.train()
+    teacher = student.teacher["classifier"](student.teacher["backbone"](images))
+    assert torch.equal(teacher, first.eval().predict(images))
+    before = {key: value.clone() for key, value in student.teacher.state_dict().items()}
+    two_steps(student, random_step)
+    assert all(torch.equal(value, before[key]) for key, value in student.teacher.state_dict().items())
+    batch = random_step(student, seed=5)
+    images, labels, _ = batch.streams["instance"]
+    terms, features = student(batch), student.backbone(images[0])
+    p, q = ((logits / 2).softmax(1) for logits in (first.predict(images[0]), student.soft(features)))
+    wanted = sum((a * (a / b).log()).sum() for a, b in zip(p, q, strict=True)) / len(p)  # KL, one image at a time
+    assert terms["distillation"].item() == pytest.approx(0.5 * 4 * wanted.item(), rel=1e-4)
+    assert terms["loss"].item() == pytest.approx(F.cross_entropy(student.classifier(features), labels).item())
+
+
+def test_a_teacher_needs_one_classifier_for_the_frequencies_that_are_told(first, make):
+    build, _ = make
+    with pytest.raises(ValueError, match="BBN has no linear classifier, which a teacher needs"):
+        build("distillation").adopt(build("bbn"), "all")
+    plain = build("supervised")
+    with pytest.raises(ValueError, match=r"suit other class frequencies: set method.teacher_prior=training"):
+        build("distillation").adopt(plain, "all")
+    build("distillation", teacher_prior="training").adopt(plain, "all")
+    with pytest.raises(UserError, match="temperature must be above 0, not 0"):
+        build("distillation", temperature=0.0)

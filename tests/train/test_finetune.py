@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from glmc import recipe
+from glmc import recipe, report
 from glmc.errors import Interrupted, UserError
+from glmc.methods.distillation import Distillation
 from glmc.methods.lws import LWS
 from glmc.runs import checkpoint, folder, result
 from glmc.runs import trained as trained_run
 from glmc.train import run
-from glmc.train.stages import check, finetune, go_on, second_recipe, stage_file, stages
+from glmc.train.stages import POSTHOC, check, finetune, go_on, last, second_recipe, stage_file, stages
 
 QUIET = {"command": "glmc", "quiet": True, "since": time.perf_counter()}
 
@@ -29,11 +30,7 @@ def first(tmp_path_factory):
 
 @pytest.mark.parametrize("stage", stages())
 def test_every_stage_leaves_a_run_folder_that_names_both_stages(stage, first, tmp_path):
-    short = (
-        ("train.epochs=2",)
-        if stage in ("maxnorm", "crt", "linear", "lws", "mislas", "los", "balanced_softmax", "weight_balancing")
-        else ()
-    )
+    short = ("train.epochs=2",) if stage not in POSTHOC else ()
     if stage in ("crt", "linear"):
         short += ("train.milestones=[0.5]",)
     out = finetune(first, stage, short, tmp_path / "second", **QUIET)
@@ -83,7 +80,7 @@ def test_the_published_figure_of_a_stage_stands_beside_an_unchanged_run_only():
         (
             "maxnrom",
             (),
-            "choose one of balanced_softmax, crt, linear, los, lws, maxnorm, mislas, weight_balancing, tau_norm",
+            "choose one of balanced_softmax, crt, distillation, linear, los, lws, maxnorm, mislas, weight_balancing",
         ),
         ("tau_norm", ("threshold=0.1",), "tau_norm is set by tau"),
         ("tau_norm", ("tau=much",), "tau must be a number"),
@@ -136,6 +133,7 @@ def test_a_folder_that_is_no_run_is_said(tmp_path):
 
 def test_a_recipe_goes_on_into_its_second_stage_and_is_resumed_there(tmp_path, monkeypatch):
     """One command for both, stopped in the second and taken up again: the same bits as without."""
+    monkeypatch.setattr(report, "write", lambda run: None)  # it takes longer than such a run
     wanted = recipe.load("digits_lt/ce", ["train.max_steps=5", "train.precision=float32", "then=lws"])
     whole, halved = (run.train(wanted, tmp_path / name, **QUIET) for name in ("whole", "halved"))
     go_on(whole, **QUIET)
@@ -154,3 +152,52 @@ def test_a_recipe_goes_on_into_its_second_stage_and_is_resumed_there(tmp_path, m
     assert (halved / "stage-2/result.json").stat().st_mtime_ns == before
     with pytest.raises(UserError, match="then=lsw: choose one of"):
         check(wanted.override("then=lsw"))
+
+
+def test_a_chain_of_stages_is_stopped_and_taken_up_again_in_any_of_them(tmp_path, monkeypatch):
+    """SSD and an adjustment, whole, and stopped in its second and in its third stage: the same bits."""
+    monkeypatch.setattr(report, "write", lambda run: None)  # it takes longer than such a run
+    stages = "[lws train.epochs=2, distillation train.epochs=3, lws train.epochs=1, tau_norm tau=0.5]"
+    words = [
+        "train.max_steps=3", "train.precision=float32", "data.batch_size=256", f"then={stages}",
+        "views={train: [{crop: 1}], contrast: [{crop: 2}], test: []}", "method={name: ssd, embedding: 8}",
+    ]  # fmt: skip
+    wanted = recipe.load("digits_lt/ce", words)
+    check(wanted)
+    whole, halved = (run.train(wanted, tmp_path / name, **QUIET) for name in ("whole", "halved"))
+    go_on(whole, **QUIET)
+    for method in (LWS, Distillation):
+        with monkeypatch.context() as patch:
+            ends = []
+            patch.setattr(method, "after_epoch", lambda _, ends=ends: ends.append(1) or signal.raise_signal(15))
+            with pytest.raises(Interrupted, match=f"glmc train --resume {halved}$"):
+                go_on(halved, **QUIET)
+            assert ends == [1]
+    assert [folder.stage(halved, n).exists() for n in (2, 3, 4)] == [True, True, False]
+    go_on(halved, **QUIET)
+    one, other = (last(place, wanted) for place in (whole, halved))
+    assert one == whole / "stage-5"
+    first, again = (result.read(place) for place in (one, other))
+    assert first.weights_sha256 == again.weights_sha256
+    chain = "ssd + cross_entropy, then lws, then distillation, then lws, then tau_norm"
+    assert (first.title, first.stage) == (f"{chain} on resnet20", 5)
+    student = checkpoint.latest(whole / "stage-3/checkpoints").tensors("weights")
+    teacher = checkpoint.latest(whole / "stage-2/checkpoints").tensors("weights")
+    scaled = teacher["scale"][:, None] * teacher["classifier.weight"]
+    assert torch.equal(student["teacher.classifier.weight"], scaled)
+    after = checkpoint.latest(whole / "stage-4/checkpoints").tensors("weights")
+    assert torch.equal(after["classifier.weight"], student["soft.weight"])
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("[lws, lsw]", "then=lsw: choose one of"),
+        ("lws loss.hed=1", "then=lws: override loss.hed=1: unknown key"),
+        ("tau_norm taus=1", "then=tau_norm: taus=1: tau_norm is set by tau"),
+        ("lws 'x", "then=lws 'x: write a stage, then key=value"),
+    ],
+)
+def test_wrong_stages_are_refused_before_training(words, sentence):
+    with pytest.raises(UserError, match=sentence):
+        check(recipe.load("digits_lt/ce").override(f"then={words}"))

@@ -124,9 +124,7 @@ def for_own_images(name: str | None, overrides: tuple[str, ...], quiet: bool) ->
 @app.command()
 def finetune(
     run: RunReference,
-    stage2: Annotated[
-        str, typer.Option(help="maxnorm, crt, linear, lws, mislas, los, balanced_softmax; or tau_norm, ...")
-    ],
+    stage2: Annotated[str, typer.Option(help="maxnorm, crt, lws, mislas, distillation, ...: see glmc list stages")],
     overrides: Overrides = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder, new or empty. Default: the next free one in runs/.")

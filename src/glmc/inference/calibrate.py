@@ -182,7 +182,7 @@ def recipe_of(point: checkpoint.Checkpoint, overrides: Sequence[str]) -> Settled
 
 def assumed_prior(point: checkpoint.Checkpoint, trained: Trained) -> tuple[str, NDArray[np.float64]]:
     """What a run assumes, according to its method: a key of `PRIORS`, and the class frequencies, float64 [C]."""
-    assumed = "uniform" if "repair" in point.state else trained.method.prior
+    assumed = trained.method.prior
     weights = trained.counts if assumed == "training" else np.ones(len(trained.counts))
     return assumed, weights / weights.sum()
 

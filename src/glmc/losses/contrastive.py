@@ -56,6 +56,29 @@ def supervised_contrastive(
     return contrast(scores, same.to(scores.dtype), left_out(itself))
 
 
+def instance_contrastive(
+    queries: Tensor, keys: Tensor, labels: Tensor, pool: Tensor, pool_labels: Tensor, temperature: float
+) -> Tensor:
+    """MoCo beside labels: its own key attracts a query, keys of other classes repel it, others of its class do neither.
+
+    He et al., CVPR 2020, arXiv:1911.05722, eq. 1; without negatives of the same class it is that of SSD (Li et al.,
+    ICCV 2021, arXiv:2109.04075).
+
+    Shape:
+        queries      float [B, E]  of length 1
+        keys         float [B, E]  of length 1, of the same images; no gradient
+        labels       int64 [B]
+        pool         float [K, E]  earlier keys
+        pool_labels  int64 [K]     below 0 where a place in the pool is still empty, which counts for nothing
+        output       float []
+    """
+    own = torch.eye(len(queries), len(queries) + len(pool), dtype=torch.bool, device=queries.device)  # [B, B + K]
+    candidates = torch.cat([labels, pool_labels])  # [B + K]
+    ignored = ~own & ((labels[:, None] == candidates) | (candidates < 0))
+    scores = similarities(queries, torch.cat([keys.to(pool.dtype), pool]), temperature)
+    return contrast(scores, own.to(scores.dtype), left_out(ignored))
+
+
 def balanced_contrastive(z: Tensor, labels: Tensor, centres: Tensor, temperature: float) -> Tensor:
     """BCL: one centre of each class joins the batch, and every class has the same share in the denominator.
 

@@ -12,6 +12,7 @@ METHODS = {
     "experts": "glmc.methods.experts:Experts",
     "maxnorm": "glmc.methods.maxnorm:MaxNorm",
     "lws": "glmc.methods.lws:LWS",
+    "distillation": "glmc.methods.distillation:Distillation",
     "bcl": "glmc.methods.bcl:BCL",
     "supcon": "glmc.methods.supcon:SupCon",
     "kcl": "glmc.methods.kcl:KCL",
@@ -19,6 +20,7 @@ METHODS = {
     "paco": "glmc.methods.paco:PaCo",
     "gpaco": "glmc.methods.gpaco:GPaCo",
     "risda": "glmc.methods.risda:RISDA",
+    "ssd": "glmc.methods.ssd:SSD",
 }
 USUAL = {  # loss and mixture where a recipe does not name them; of all others cross_entropy and none
     "glmc": {"loss": "class_weighted", "mixture": "mixup_cutmix"},

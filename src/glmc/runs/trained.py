@@ -102,6 +102,8 @@ def load_trained(point: checkpoint.Checkpoint, recipe: Settled) -> Trained:
             f"model.name={recipe.model.name}, method.name={recipe.method.name}: the checkpoint's weights are not those "
             f"of this network and method; leave out overrides of model and method"
         ) from error
+    if "repair" in point.state:  # its classifier was adjusted to classes of equal frequency
+        method.prior = "uniform"
     return Trained(method, tuple(point.state["classes"]), counts)
 
 
