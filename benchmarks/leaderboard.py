@@ -33,7 +33,7 @@ from glmc import recipe, runtime
 from glmc.recipe import Recipe, compose
 from glmc.recipe.systems import rows
 from glmc.runs.files import write_atomic
-from glmc.train.stages import POSTHOC
+from glmc.train.stages import POSTHOC, Following, following
 
 HERE = Path(__file__).resolve().parent
 Facts = dict[str, Any]
@@ -122,11 +122,10 @@ class Board:
         whole = self.wanted(column, system, seed)
         if whole is None or self.read(system, column, seed) is not None:
             return
-        then = [whole.then] if isinstance(whole.then, str) else list(whole.then or [])
-        first = whole.override("then=null", "name=first")
-        done = [self.run(first.to_yaml(), first, None, "")]
-        for stage in then:
-            done.append(self.run(first.to_yaml() + "".join(then), first, done[-1].run, stage))
+        first, then = whole.override("then=null", "name=first"), following(whole)
+        done = [self.run(first.to_yaml(), first, None, None)]
+        for number, stage in enumerate(then, start=1):
+            done.append(self.run(f"{first.to_yaml()}{then[:number]}", first, done[-1].run, stage))
         result = json.loads((done[-1].run / "result.json").read_text())
         stages = [json.loads((each.run / "result.json").read_text()) for each in done]
         trained = sum(stage.get("seconds", {}).get("train", 0.0) for stage in stages)
@@ -137,7 +136,7 @@ class Board:
             "lr": whole.optim.lr,
             "weight_decay": whole.optim.weight_decay,
             "epochs": whole.train.epochs,
-            "then": then,
+            "then": [stage.name for stage in then],
             "last": result["last"],
             "recalls": [row["recall"] for row in result["per_class"]],
             "counts": result["counts"],
@@ -153,22 +152,23 @@ class Board:
             flush=True,
         )
 
-    def run(self, known_by: str, first: Recipe, parent: Path | None, stage: str) -> Trained:
-        """Train a first stage, or a second one of `parent`, once for all systems that share it."""
-        name = blake2b(f"{known_by}{stage}".encode(), digest_size=6).hexdigest()
+    def run(self, known_by: str, first: Recipe, parent: Path | None, stage: Following | None) -> Trained:
+        """Train a first stage, or a later one that `parent` comes before, once for all systems that share it."""
+        name = blake2b(known_by.encode(), digest_size=6).hexdigest()
         run, used = self.work / "runs" / name, self.work / "runs" / f"{name}.json"
         with self.locks.setdefault(name, threading.Lock()):
             if not (run / "result.json").exists():
                 run.parent.mkdir(exist_ok=True)
                 if (run / "recipe.yaml").exists():
                     words = ["train", "--resume", run]
-                elif parent is None:
+                elif parent is None or stage is None:
                     file = run.with_suffix(".yaml")
                     write_atomic(file, first.to_yaml())
                     words = ["train", file, "--out", run]
                 else:
-                    length = [] if stage in POSTHOC else [f"train.epochs={first.train.epochs}"]
-                    words = ["finetune", parent, "--stage2", stage, "--out", run, *length]
+                    values = [value for value in stage.overrides if not value.startswith("train.epochs=")]
+                    values += [] if stage.name in POSTHOC else [f"train.epochs={first.train.epochs}"]
+                    words = ["finetune", parent, "--stage2", stage.name, "--out", run, *values]
                 before = json.loads(used.read_text()) if used.exists() else {"seconds": 0.0, "memory": 0.0}
                 seconds, memory = self.glmc(words, run.with_suffix(".log"))
                 used.write_text(
@@ -216,7 +216,7 @@ class Board:
     def tried(self, rate: float, values: list[str]) -> float:
         """Top-1 of Balanced Softmax on the images that were set aside."""
         tuned = self.composed("balanced_softmax", 0, self.epochs, [*values, f"optim.lr={rate}"])
-        run = self.run(tuned.to_yaml(), tuned, None, "").run
+        run = self.run(tuned.to_yaml(), tuned, None, None).run
         return float(json.loads((run / "result.json").read_text())["last"]["top1"])
 
     def set_aside(self) -> list[str]:
