@@ -7,7 +7,7 @@ from glmc import recipe
 from glmc.errors import UserError
 from glmc.recipe.packaged import text_of
 from glmc.recipe.systems import systems
-from glmc.train.stages import check, stages
+from glmc.train.stages import check
 
 NAMES = recipe.names()
 GLMC = [name for name in NAMES if recipe.load(name).method.name == "glmc"]
