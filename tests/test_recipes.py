@@ -1,14 +1,24 @@
 """The recipes of the package: complete, consistent with the published tables, and each a whole document by itself."""
 
+import re
+from functools import cache
+
 import pytest
 import yaml
 
 from glmc import recipe
 from glmc.errors import UserError
 from glmc.recipe.packaged import text_of
-from glmc.recipe.systems import systems
-from glmc.train.stages import check
+from glmc.recipe.systems import rows, systems
+from glmc.recipe.tables import cells
+from glmc.train.stages import POSTHOC, check, stage_file, stages
 
+NETWORKS = {  # as printed, and as they are called here
+    "ResNet-32": {"resnet32"},
+    "ResNet-50": {"resnet50", "resnet50_small"},
+    "ResNeXt-50": {"resnext50_32x4d"},
+    "Swin-S": {"swin_small_patch4_window7_224"},
+}
 NAMES = recipe.names()
 GLMC = [name for name in NAMES if recipe.load(name).method.name == "glmc"]
 LONG_TAILED = {"cifar10_lt": "cifar10", "cifar100_lt": "cifar100"}
@@ -119,7 +129,7 @@ def test_every_recipe_is_of_one_system():
     assert sorted(told) == recipe.names()
 
 
-@pytest.mark.parametrize("data", ["cifar100_lt", "digits_lt", "folder"])
+@pytest.mark.parametrize("data", ["cifar100_lt", "digits_lt", "folder", "imagenet_lt"])
 def test_every_system_is_a_recipe_for_any_images(data):
     for system in systems():
         r = recipe.load(f"{data}/{system.system}", ["train.seed=3"])
@@ -133,7 +143,60 @@ def test_a_system_takes_its_factors_onto_the_images_of_another_recipe():
     assert (r.data, r.optim, r.train, r.eval) == (base.data, base.optim, base.train, base.eval)
     assert r.views["train"] == base.views["train"]  # AutoAugment and Cutout are the data set's
     assert r.views["contrast"] == base.views["train"] + theirs.views["contrast"][2:]  # its colours, and no flip
+    jittered, plain = recipe.load("imagenet_lt/gpaco"), recipe.load("imagenet_lt/ce")
+    assert jittered.views["contrast"][:3] == [*plain.views["train"][:2], theirs.views["contrast"][2]]  # not twice
     assert recipe.load("folder/weight_balancing").optim.weight_decay == 5e-3
     assert recipe.load("folder/tau_norm").then == "tau_norm"
     with pytest.raises(UserError, match="there is no recipe or folder 'folder/bclx'; did you mean folder/bcl"):
         recipe.load("folder/bclx")
+
+
+load = cache(recipe.load)  # cells of a row often share a recipe
+
+
+def test_every_cell_of_the_documents_tables_has_a_recipe_for_its_images_and_network():
+    for cell in cells():
+        r = load(cell.recipe, cell.overrides)
+        assert (r.data.name, r.data.imbalance) == (LONG_TAILED.get(cell.data, cell.data), cell.imbalance), cell
+        assert r.model.name in NETWORKS.get(cell.network, ()) or r.model.name in (cell.note or ""), cell
+        assert cell.system in rows(), cell
+        printed = [re.search(r"CIFAR-100?(-LT)?|ImageNet(-LT)?|iNaturalist 2018", text) for text in cell[:3]]
+        words = [found.group().replace("-", "").replace(" ", "").lower() for found in printed if found]
+        assert words[-1] == cell.data.replace("_", ""), cell  # the heading of a column counts before the table's
+        assert cell.imbalance is None or f"IF {cell.imbalance}" in " ".join(cell[:3]), cell
+
+
+def test_published_figures_are_those_of_the_tables_or_a_note_has_them():
+    finished = [stage_file(stage).get("published", {}) for stage in stages() if stage not in POSTHOC]
+    after = {name: top1 for known in finished for name, top1 in known.items()}
+    for cell in cells():
+        r = load(cell.recipe, cell.overrides)
+        published = r.published.top1 if r.published else None
+        known = after.get(cell.recipe) if r.then else published
+        if known is None or cell.column in {"Many", "Med", "Few"} or set(cell.overrides) - {"then=maxnorm"}:
+            continue
+        decimals = len(str(cell.figure).partition(".")[2])
+        assert round(known, decimals) == cell.figure or str(known) in (cell.note or ""), cell
+
+
+def test_figures_of_the_tables_that_cannot_be_right_are_marked():
+    marked = {(cell.row, cell.column) for cell in cells() if "misprint" in (cell.note or "")}
+    tsc = {("TSC", f"CIFAR-100-LT IF {imbalance}") for imbalance in (100, 50, 10)}
+    risda = {("RISDA", f"CIFAR-10-LT IF {imbalance}") for imbalance in (50, 10)}
+    assert marked == tsc | risda | {("Mixup", "CIFAR-100-LT IF 50")}
+    assert {cell.row for cell in cells() if "doubtful" in (cell.note or "")} == {"RIDE (3 experts)"}
+    figures = {(cell.table, cell.row, cell.column): cell for cell in cells() if cell.data == "imagenet_lt"}
+    for (table, row, column), cell in figures.items():
+        groups = [figures.get((table, row, group)) for group in ("Many", "Med", "Few")]
+        if column == "All" and all(groups):  # of 385, 479 and 136 classes
+            mean = sum(group.figure * size for group, size in zip(groups, (0.385, 0.479, 0.136), strict=True))
+            assert mean == pytest.approx(cell.figure, abs=0.17) or f"{mean:.1f}" in (cell.note or ""), cell
+
+
+def test_systems_tell_their_cells():
+    told = {system.system: system.cells for system in systems()}
+    assert sum(map(len, told.values())) == len([cell for cell in cells() if cell.system in rows()])
+    cell = told["glmc_maxnorm"][-1]
+    assert (cell["figure"], cell["command"]) == (56.7, "glmc train imagenet_lt/glmc_maxnorm")
+    commands = [cell["command"] for cell in told["bbn"]]
+    assert commands[3:5] == ["glmc train cifar100_lt/bbn", "glmc train cifar100_lt/bbn data.imbalance=50"]

@@ -12,6 +12,7 @@ import yaml
 
 from glmc.recipe.document import Document, read
 from glmc.recipe.packaged import names, text_of
+from glmc.recipe.tables import cells
 
 SOURCE = "cifar100_lt"  # the data set for which every system has a recipe
 FACTORS = ("method", "loss", "mixture", "then")  # sections and keys of a recipe that make its system
@@ -20,7 +21,7 @@ COLOURS = {"color_jitter", "grayscale", "blur"}  # a contrast needs them; other 
 
 
 class System(NamedTuple):
-    """A row of `systems.yaml`, with what the package's recipes say of it."""
+    """A row of `systems.yaml`, with what the package's recipes and the documents' tables say of it."""
 
     system: str
     what: str  # in a sentence
@@ -28,12 +29,21 @@ class System(NamedTuple):
     paper: str
     stage: str | None  # `glmc finetune RUN --stage2 STAGE` makes it of any trained run; None: it has its own first one
     recipes: list[dict[str, Any]]  # name; published: top1, network, source; expect: ours
+    cells: list[dict[str, Any]]  # of the documents' tables: figure, network, command, ...; see `glmc.recipe.tables`
 
 
 def systems() -> list[System]:
     """Every system, in the order of the file."""
     return [
-        System(name, row["what"], f"glmc train {SOURCE}/{name}", row["paper"], row.get("stage"), listed(name, row))
+        System(
+            name,
+            row["what"],
+            f"glmc train {SOURCE}/{name}",
+            row["paper"],
+            row.get("stage"),
+            listed(name, row),
+            [cell.told() for cell in cells() if cell.system == name],
+        )
         for name, row in rows().items()
     ]
 
@@ -89,7 +99,7 @@ def onto(base: str, system: str) -> tuple[Document, str]:
     whole |= {key: source[key] for key in FACTORS if key in source}
     whole["model"] = tree["model"] | {key: source["model"][key] for key in NETWORK if key in source["model"]}
     whole["views"] = tree["views"] | {
-        view: tree["views"]["train"] + [op for op in operations if isinstance(op, dict) and COLOURS & op.keys()]
+        view: coloured(tree["views"]["train"], operations)
         for view, operations in source["views"].items()
         if view != "test"
     }
@@ -101,3 +111,10 @@ def onto(base: str, system: str) -> tuple[Document, str]:
     about = [f"{system} on the images of {base}: {row['what']}. {row['paper']}.", f"run     glmc train {name}"]
     about += [f"source  method, loss, mixture and stage: {own}; the rest: {base}", "figure  none yet"]
     return document, "\n".join(about)
+
+
+def coloured(views: list[Any], contrast: list[Any]) -> list[Any]:
+    """Operations of one view with the colours of another, which replace its own of the same name."""
+    colours = [op for op in contrast if isinstance(op, dict) and COLOURS & op.keys()]
+    replaced = {name for op in colours for name in op}
+    return [op for op in views if isinstance(op, str) or not replaced & op.keys()] + colours
