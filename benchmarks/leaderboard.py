@@ -40,6 +40,16 @@ Facts = dict[str, Any]
 COLUMNS = ("common", "own", "seconds")
 RATES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 EQUAL = ["optim.momentum=0.9", "train.schedule=cosine", "train.warmup=0.05", "eval.flip_tta=false"]
+GLMC = """  # a command of glmc, which leaves what it took: processor seconds, and memory in MB
+import atexit, resource, sys
+used = open(sys.argv.pop(1), "a")
+def leave():
+    took = resource.getrusage(resource.RUSAGE_SELF)
+    print(took.ru_utime + took.ru_stime, took.ru_maxrss / 1024, file=used)
+atexit.register(leave)
+from glmc.__main__ import main
+main()
+"""
 
 
 class Images(NamedTuple):
@@ -155,7 +165,7 @@ class Board:
     def run(self, known_by: str, first: Recipe, parent: Path | None, stage: Following | None) -> Trained:
         """Train a first stage, or a later one that `parent` comes before, once for all systems that share it."""
         name = blake2b(known_by.encode(), digest_size=6).hexdigest()
-        run, used = self.work / "runs" / name, self.work / "runs" / f"{name}.json"
+        run, used = self.work / "runs" / name, self.work / "runs" / f"{name}.used"
         with self.locks.setdefault(name, threading.Lock()):
             if not (run / "result.json").exists():
                 run.parent.mkdir(exist_ok=True)
@@ -169,26 +179,20 @@ class Board:
                     values = [value for value in stage.overrides if not value.startswith("train.epochs=")]
                     values += [] if stage.name in POSTHOC else [f"train.epochs={first.train.epochs}"]
                     words = ["finetune", parent, "--stage2", stage.name, "--out", run, *values]
-                before = json.loads(used.read_text()) if used.exists() else {"seconds": 0.0, "memory": 0.0}
-                seconds, memory = self.glmc(words, run.with_suffix(".log"))
-                used.write_text(
-                    json.dumps({"seconds": before["seconds"] + seconds, "memory": max(before["memory"], memory)})
-                )
-        return Trained(run, **json.loads(used.read_text()))
+                self.glmc(words, used, run.with_suffix(".log"))
+        took = [[float(word) for word in line.split()] for line in used.read_text().splitlines()]
+        return Trained(run, sum(seconds for seconds, _ in took), max(memory for _, memory in took))
 
-    def glmc(self, words: Sequence[str | Path], log: Path) -> tuple[float, float]:
-        """Carry out a command of glmc; its processor seconds and its largest memory in MB."""
+    def glmc(self, words: Sequence[str | Path], used: Path, log: Path) -> None:
+        """Carry out a command of glmc."""
         threads = {"OMP_NUM_THREADS": "1"} if self.device == "cpu" else {}
+        command = [sys.executable, "-c", GLMC, used, *words, "--quiet"]
         with log.open("ab") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "glmc", *map(str, words), "--quiet"],
-                stdout=file, stderr=file, cwd=self.work.parent, env={**os.environ, **threads},
-            )  # fmt: skip
-            _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
+            done = subprocess.run(
+                command, stdout=file, stderr=file, cwd=self.work.parent, env={**os.environ, **threads}, check=False
+            )
+        if done.returncode:
             raise RuntimeError(f"glmc {' '.join(map(str, words))}:\n{log.read_text()[-2000:]}")
-        return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
     def row(self, system: str, column: str, seed: int) -> Path:
         """The file of a system in a column."""

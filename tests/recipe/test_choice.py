@@ -100,7 +100,7 @@ def test_names_and_keys_are_checked_before_torch_is_loaded(shop: Path):
         "for words in (['train.sede=3'], ['loss.name=no'], ['optim.lr=x']):\n"
         "    try: recipe.load('digits_lt/glmc', words)\n"
         "    except UserError: pass\n"
-        "recipe.describe(); recipe.headline('digits_lt/ce')\n"
+        "recipe.describe(); recipe.packaged.headline('digits_lt/ce')\n"
         "print([m for m in sys.modules if m.partition('.')[0] in ('torch', 'numpy')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
