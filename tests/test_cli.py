@@ -122,6 +122,7 @@ def test_keys_are_explained_and_completed(command, monkeypatch):
         ("glmc train t", ["tiny.yaml", "train.epochs=", "train.schedule="]),
         ("glmc train tiny.yaml loss.name=c", ["loss.name=cross_entropy", "loss.name=class_weighted"]),
         ("glmc test run eval.select = v", ["val"]),  # as bash has it
+        ("glmc bench photos --systems ce,ba", ["ce,balanced_softmax", "ce,balpoe"]),
     ]:
         monkeypatch.setenv("_GLMC_COMPLETE", "complete_bash")
         monkeypatch.setenv("COMP_WORDS", words)

@@ -23,6 +23,14 @@ def recipes(incomplete: str) -> list[str]:
     return [name for name in (*recipe.names(), *recipe.composable(), *files) if name.startswith(incomplete)]
 
 
+def systems(incomplete: str) -> list[str]:
+    """For names between commas: the system that is being typed."""
+    from glmc.recipe.systems import rows
+
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{name}" for name in rows() if name.startswith(last) and name not in before.split(",")]
+
+
 def assignments(context: typer.Context, incomplete: str) -> list[str]:
     """Keys with "=" behind them; a key that is the only one left, with the values that it may have.
 

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from glmc.cli import STARTED, app
-from glmc.cli.words import AsJson, Overrides, Quiet, RunReference, Words, parse_seeds, split_words
+from glmc.cli import STARTED, app, complete
+from glmc.cli.words import AsJson, Images, Overrides, Quiet, RunReference, Words, parse_seeds, split_words
 from glmc.errors import UserError
 
 
@@ -95,6 +95,23 @@ def for_own_images(name: str | None, overrides: tuple[str, ...], quiet: bool) ->
         quiet: say nothing.
     """
     from glmc import recipe
+
+    name, overrides = as_root(name, overrides)
+    given = dict(assignment.partition("=")[::2] for assignment in overrides)
+    if name is None and "data.root" in given and given.get("data.name", "folder") in ("folder", "list"):
+        from glmc.stats import advice, find
+
+        of_data = [assignment for assignment in overrides if assignment.startswith("data.")]
+        choice = advice.choose(find.scan(recipe.load("folder/finetune", of_data).data), overrides)
+        name, overrides = choice.recipe, (*choice.overrides, *overrides)
+        if not quiet:
+            print(f"{advice.command(name, overrides)}: {'; '.join(choice.why)}", file=sys.stderr)
+    return name, overrides
+
+
+def as_root(name: str | None, overrides: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
+    """A folder or a list of images in the place of a recipe's name becomes overrides; other names stay."""
+    from glmc import recipe
     from glmc.recipe.document import assigned
 
     if name is not None and Path(name).is_dir():
@@ -109,16 +126,33 @@ def for_own_images(name: str | None, overrides: tuple[str, ...], quiet: bool) ->
         rooted = any(assignment.startswith("data.root=") for assignment in overrides)
         root = () if rooted else (assigned("data.root", data.root),)
         overrides, name = ("data.name=list", assigned("data.train_list", name), *root, *overrides), None
-    given = dict(assignment.partition("=")[::2] for assignment in overrides)
-    if name is None and "data.root" in given and given.get("data.name", "folder") in ("folder", "list"):
-        from glmc.stats import advice, find
-
-        of_data = [assignment for assignment in overrides if assignment.startswith("data.")]
-        choice = advice.choose(find.scan(recipe.load("folder/finetune", of_data).data), overrides)
-        name, overrides = choice.recipe, (*choice.overrides, *overrides)
-        if not quiet:
-            print(f"{advice.command(name, overrides)}: {'; '.join(choice.why)}", file=sys.stderr)
     return name, overrides
+
+
+@app.command()
+def bench(
+    words: Images = None,
+    minutes: Annotated[float, typer.Option(min=0, help="How long all of it may take here.")] = 60,
+    systems: Annotated[
+        str | None,
+        typer.Option(
+            help="Names between commas, of `glmc list systems`, in place of the usual ones.",
+            autocompletion=complete.systems,
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; the same command goes on in it. Default: in runs/.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Try several systems on your own images in equal time, on images held out of the training images; say the best."""
+    name, overrides = as_root(*split_words(words))
+    if name is not None:
+        raise UserError(f"{name}: glmc bench takes a folder or a list of images, and --systems a,b,c to choose systems")
+    if not any(word.startswith("data.root=") for word in overrides):
+        raise UserError("glmc bench needs your images: glmc bench FOLDER, or data.root=FOLDER")
+    from glmc.train import bench as trials
+
+    chosen = None if systems is None else systems.split(",")
+    trials.bench(overrides, chosen, minutes, out, quiet=quiet, since=STARTED)
 
 
 @app.command()

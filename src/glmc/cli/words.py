@@ -13,6 +13,10 @@ Words = Annotated[
     list[str] | None,
     typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", show_default=False, autocompletion=complete.words),
 ]
+Images = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[FOLDER|LIST] [KEY=VALUE]...", show_default=False, autocompletion=complete.assignments),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", show_default=False, autocompletion=complete.assignments),

@@ -92,6 +92,21 @@ def stratified_holdout(labels: Rows, fraction: float, seed: int) -> tuple[Rows, 
     return hold_out(labels, np.where(counts >= 2, held, 0), seed)
 
 
+def even_share(counts: NDArray[np.int64], fraction: float) -> NDArray[np.int64]:
+    """int64 [C]: images to hold out of each class, as evenly as the counts allow; together about a share of all.
+
+    A class gives a third of its images at most, so one of fewer than three gives none.
+
+    >>> even_share(np.array([300, 30, 6, 2]), 0.2)
+    array([55, 10,  2,  0])
+    """
+    most = counts // 3
+    level = 1
+    while level < most.max(initial=0) and np.minimum(most, level + 1).sum() <= fraction * counts.sum():
+        level += 1
+    return np.minimum(most, level)
+
+
 def hold_out(labels: Rows, held: NDArray[np.int64], seed: int) -> tuple[Rows, Rows]:
     """Takes held[c] random images out of class c."""
     out = np.zeros(len(labels), dtype=bool)

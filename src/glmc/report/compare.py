@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -175,8 +175,8 @@ def figures(entries: Sequence[Entry]) -> dict[str, Any]:
 SPREAD = "± is the sample standard deviation over the seeds, two ends are the 95 % interval (Wilson) of a single run"
 
 
-def html(entries: Sequence[Entry], remarks: Sequence[str]) -> str:
-    """The page."""
+def html(entries: Sequence[Entry], remarks: Sequence[str], bench: Mapping[str, Any] | None = None) -> str:
+    """The page; `bench`: what `report.benched` puts at its top."""
     metrics = [name for name in METRICS if any(name in entry.scores for entry in entries)]
     words = {
         "entries": entries,
@@ -185,6 +185,7 @@ def html(entries: Sequence[Entry], remarks: Sequence[str]) -> str:
         "others": [others(entry) for entry in entries],
         "commands": [[report.command(run) for run in entry.runs] for entry in entries],
         "remarks": remarks,
+        "bench": bench,
         "spread": SPREAD,
         "verdicts": verdicts(entries),
         "figures": figures(entries),

@@ -8,7 +8,7 @@ import torch
 from glmc.errors import UserError
 from glmc.recipe import Recipe, load
 from glmc.screen import Screen
-from glmc.train.build import Parts, build
+from glmc.train.build import Parts, build, try_one_step
 from glmc.train.engine import State, fit
 
 WARM_UP = 3  # steps that are not timed: they compile, record a graph, or wait for the first images
@@ -25,10 +25,12 @@ class Pace:
     Args:
         device: of the run.
         clock: seconds spent on training so far.
+        timed: seconds of steps that are timed, at least.
     """
 
-    def __init__(self, device: torch.device, clock: Callable[[], float]) -> None:
-        self.clock, self.seconds = clock, 0.0  # seconds of a step, 0 as long as they are unknown
+    def __init__(self, device: torch.device, clock: Callable[[], float], timed: float = TIMED) -> None:
+        self.clock, self.timed = clock, timed
+        self.seconds = 0.0  # of a step, 0 as long as they are unknown
         self._wait = torch.get_device_module(device).synchronize
         self._steps, self._began = 0, 0.0
 
@@ -40,7 +42,7 @@ class Pace:
         if self._steps == WARM_UP:
             self._wait()
             self._began = self.clock()
-        if self._steps <= WARM_UP or self.clock() - self._began < TIMED:
+        if self._steps <= WARM_UP or self.clock() - self._began < self.timed:
             return False
         self._wait()
         self.seconds = (self.clock() - self._began) / (self._steps - WARM_UP)
@@ -81,6 +83,24 @@ def spoken(seconds: float) -> str:
     return f"{max(1, round(seconds / 60))} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def measured(recipe: Recipe, timed: float = TIMED) -> tuple[Parts, float]:
+    """A run that is begun, timed and dropped: its parts, no longer of use, and the seconds of a step."""
+    parts = build(recipe, Screen(quiet=True))
+    try_one_step(parts)
+    endless = 100_000  # epochs; it ends with the timing
+    pace = Pace(parts.device, time.perf_counter, timed)
+    rate = [parts.factors[0]] * endless
+    steps = fit(
+        parts.method, parts.loader, parts.optimizer, parts.step, State(), epochs=endless, factors=rate,
+        before_epoch=parts.before_epoch, average=parts.average,
+    )  # fmt: skip
+    while not pace.tick():
+        next(steps)
+    steps.close()
+    parts.loader.close()
+    return parts, pace.seconds
+
+
 def within(recipe: Recipe, minutes: float, screen: Screen, since: float) -> Recipe:
     """A recipe with as many epochs as these minutes allow, said in a sentence.
 
@@ -96,20 +116,9 @@ def within(recipe: Recipe, minutes: float, screen: Screen, since: float) -> Reci
     Raises:
         UserError: not even one epoch fits.
     """
-    parts = build(recipe, Screen(quiet=True))
-    endless = 100_000  # epochs; it ends with the timing
-    pace = Pace(parts.device, time.perf_counter)
-    rate = [parts.factors[0]] * endless
-    steps = fit(
-        parts.method, parts.loader, parts.optimizer, parts.step, State(), epochs=endless, factors=rate,
-        before_epoch=parts.before_epoch, average=parts.average,
-    )  # fmt: skip
-    while not pace.tick():
-        next(steps)
-    steps.close()
-    parts.loader.close()
-    test = evaluation_seconds(parts, pace.seconds)
-    epoch = parts.loader.steps * pace.seconds + test / recipe.eval.every
+    parts, step = measured(recipe)
+    test = evaluation_seconds(parts, step)
+    epoch = parts.loader.steps * step + test / recipe.eval.every
     left = 60 * minutes - (time.perf_counter() - since) - 3 * test  # the last evaluation, and that of mirrored images
     epochs = int(left // epoch)
     if epochs < 1:
