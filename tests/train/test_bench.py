@@ -1,9 +1,9 @@
 """Which system suits one's own images: equal seconds, held-out images, and no look at the test images."""
 
+import itertools
 import json
 import shlex
 import sys
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,11 +25,10 @@ def photos(tmp_path, monkeypatch):
     """Three classes that differ in brightness; test images that nothing could decode."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GLMC_CACHE", str(tmp_path / "cache"))
-    own = SimpleNamespace(
-        perf_counter=time.process_time, monotonic=time.process_time
-    )  # others keep the machine busy, too
+    ticks = itertools.count()  # a hundredth of a second whenever somebody looks: the machine may be as slow as it likes
+    clock = SimpleNamespace(perf_counter=lambda: next(ticks) / 100, monotonic=lambda: next(ticks) / 100)
     for module in (bench, pace, run):
-        monkeypatch.setattr(module, "time", own)
+        monkeypatch.setattr(module, "time", clock)
     noise = np.random.Generator(np.random.PCG64(0))
     for level, (name, number) in enumerate({"ash": 60, "elm": 30, "oak": 6}.items()):
         for part in ("train", "test"):
@@ -44,7 +43,7 @@ def photos(tmp_path, monkeypatch):
 def call(photos, *words, systems=("ce", "drw"), minutes=0.1, out=None):
     root = () if "data.root=nowhere" in words else (f"data.root={photos}",)
     given = [*root, *SMALL, *words]
-    return bench.bench(given, systems, minutes, out, quiet=True, since=time.process_time())
+    return bench.bench(given, systems, minutes, out, quiet=True, since=bench.time.perf_counter())
 
 
 def test_it_ends_in_time_with_a_winner_goes_on_where_it_stopped_and_opens_no_test_image(photos, monkeypatch):
@@ -65,12 +64,17 @@ def test_it_ends_in_time_with_a_winner_goes_on_where_it_stopped_and_opens_no_tes
     assert first["balanced"] >= second["balanced"]
     assert found["lead"] == pytest.approx(first["balanced"] - second["balanced"])
     assert found["noise"] == (not found.get("interval") or found["interval"][0] <= 0 <= found["interval"][1])
-    assert shlex.split(found["command"]) == ["glmc", "train", f"folder/{first['system']}", f"data.root={photos}", *SMALL]
-    assert all(each["epochs"] >= bench.FEWEST for each in found["systems"])
+    assert shlex.split(found["command"]) == [
+        "glmc",
+        "train",
+        f"folder/{first['system']}",
+        f"data.root={photos}",
+        *SMALL,
+    ]
     assert (target / "held-out.csv").read_text().count("train/oak/") == 2  # a third
     page = (target / "index.html").read_text()
     assert f"{first['system']} won" in page
-    assert "test image" not in page.replace("held-out images test images", "")
+    assert "test image" not in page
 
     kept = json.loads((target / "ce-0" / "result.json").read_text())
     (target / "drw-0" / "result.json").unlink()  # as if it had been killed before its end

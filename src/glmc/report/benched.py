@@ -15,6 +15,7 @@ from glmc.runs.files import write_atomic
 from glmc.screen import Screen
 
 FACTS, PAGE = "bench.json", "index.html"
+UNEVEN = 1.5  # times the seconds of the shortest run, from which on the longest has an advantage
 BY = "balanced"  # what ranks: held-out images have much of the tail of the training images
 
 
@@ -70,8 +71,16 @@ def conclude(
             outcome |= {"interval": [found.low, found.high], "how": found.how.replace("test images", "held-out images")}
             ends = f"{compare.signed(found.low)} to {compare.signed(found.high)}"
             measured = f"95 % interval {ends}; {outcome['how']}"
-        word = "noise: any of the two may be the better one" if noise else "more than noise"
+        alone = min(len(best.runs), len(others[0].runs)) == 1
+        word = "noise, either of the two may be the better one" if noise else "more than noise"
         told = f"{told} It is {points:.1f} points ahead of {second} ({measured}): {word}."
+        told += " These are single runs, and another seed may reverse their order." if alone and not noise else ""
+    times = [each["seconds"] for each in rows]
+    if max(times) > UNEVEN * min(times):
+        told += (
+            f" The runs took {min(times):.0f} to {max(times):.0f} s, as the machine was busy with other things or with "
+            "its first steps: that is not a fair comparison."
+        )
     outcome |= {"systems": rows, "left_out": dict(left_out)}
     screen.table(
         "accuracy in percent on the held-out images, last epoch",
@@ -93,10 +102,9 @@ def conclude(
 
 
 def row(entry: Entry) -> dict[str, Any]:
-    """A system's line: its scores, epochs and mean seconds of a run."""
+    """A system's line: its scores, epochs and seconds of training, mean of its runs."""
     from glmc import report
 
-    several = [run.result.seconds or {} for run in entry.runs]
-    seconds = statistics.fmean(each["train"] + each["eval"] for each in several)
+    seconds = statistics.fmean((run.result.seconds or {})["train"] for run in entry.runs)
     head = {"system": entry.label, "seeds": len(entry.runs), "epochs": entry.first.result.epochs, "seconds": seconds}
     return head | report.in_one_row(entry.scores) | {"folders": [run.folder.name for run in entry.runs]}

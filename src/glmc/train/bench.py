@@ -140,7 +140,8 @@ def look(given: Sequence[str], screen: Screen) -> tuple[Split, Split, advice.Cho
         screen.say(f"{advice.number(few, 'class')} with fewer than 5 images to compare on: their share of it is rough")
     choice = advice.choose(find.scan(data), given)
     screen.say("; ".join(choice.why))
-    return rebased(train, data.root), rebased(held, data.root), choice
+    root = Path(data.root).expanduser()
+    return rebased(train, root), rebased(held, root), choice
 
 
 def chosen(systems: Sequence[str] | None, choice: advice.Choice) -> list[str]:
@@ -177,7 +178,7 @@ def words_of(name: str, given: Sequence[str], choice: advice.Choice, target: Pat
     rest = [word for word in given if not word.startswith("data.") or word.partition("=")[0] in PIXELS]
     root = next(word for word in given if word.startswith("data.root="))
     here = [assigned(f"data.{part}_list", str(target.resolve() / file)) for part, file in LISTS.items()]
-    return [*own(name, choice), "data.name=list", root, *here, *rest, "eval.flip_tta=false"]
+    return [*own(name, choice), "data.name=list", root, *here, *rest]
 
 
 def full(name: str, given: Sequence[str], choice: advice.Choice) -> str:
@@ -207,7 +208,15 @@ def claim(out: Path | None, plan: Mapping[str, Any]) -> tuple[Path, dict[str, An
         if file.exists() and (facts := json.loads(file.read_text()))["plan"] == json.loads(json.dumps(plan)):
             return target, facts
         if not any(target.iterdir()):
-            facts = {"plan": plan, "spent": 0.0, "paces": {}, "left_out": {}, "epochs": {}, "slower": 1.0}
+            facts = {
+                "plan": plan,
+                "spent": 0.0,
+                "paces": {},
+                "left_out": {},
+                "epochs": {},
+                "taken": 0.0,
+                "expected": 0.0,
+            }
             write_atomic(file, json.dumps(facts, indent=1) + "\n")
             return target, facts
         if out is not None:
@@ -273,6 +282,8 @@ class Trials:
                 began = time.perf_counter()
                 try:
                     built, step = measured(recipe.load(f"folder/{name}", [*words, f"train.epochs={FEWEST}"]), timed)
+                    if not paces:
+                        built.score("test")  # the first evaluation loads libraries
                 except UserError as error:
                     self.leave_out(name, str(error), screen)
                     continue
@@ -284,23 +295,33 @@ class Trials:
 
     def around(self) -> float:
         """Seconds of a run before its first and after its last epoch."""
-        return float(self.facts.get("around") or CLOSING + min(pace["build"] for pace in self.facts["paces"].values()))
+        return float(CLOSING + min(pace["build"] for pace in self.facts["paces"].values()))
 
-    def able(self, number: int, runs: int) -> list[str]:
-        """Which of the first systems get through `FEWEST` epochs in an equal share for so many runs."""
-        share, paces = self.left / runs - self.around(), self.facts["paces"]
-        return [name for name in list(paces)[:number] if fewest(paces[name]) <= share]
+    def slower(self) -> float:
+        """How much longer than their first steps had let expect the runs so far took; 1 if they did not."""
+        return max(1.0, float(self.facts["taken"] / (self.facts["expected"] or 1)))
+
+    def fitting(self, again: int) -> list[str]:
+        """As many systems as get through `FEWEST` epochs in equal shares of the time left, the most worthy first.
+
+        Args:
+            again: runs for which a share is put aside.
+        """
+        paces = self.facts["paces"]
+        for number in range(len(paces), 1, -1):
+            share = self.left / (number + again) - self.around()
+            names = [name for name, pace in paces.items() if fewest(pace) <= share]
+            if len(names) >= number:
+                return names[:number]
+        return []
 
     def is_full(self) -> bool:
         """Whether there would be no time for another system, even for one as quick as the quickest."""
-        paces = self.facts["paces"]
-        most = max(len(self.able(n, n)) for n in range(1, len(paces) + 1))
-        return self.left / (most + 1) - self.around() < min(map(fewest, paces.values()))
+        runs = max(len(self.fitting(0)), 1) + 1
+        return self.left / runs - self.around() < min(map(fewest, self.facts["paces"].values()))
 
     def share_out(self, screen: Screen) -> None:
         """Decide which systems are trained, and for how many seconds each.
-
-        As many as possible are, in the order of worth, of those that get through `FEWEST` epochs in an equal share.
 
         Raises:
             UserError: not even two are.
@@ -310,22 +331,22 @@ class Trials:
             return
         if len(paces) < 2:
             raise UserError(f"fewer than two systems can be tried: {'; '.join(facts['left_out'].values())}")
-        tried = [(self.able(n, n + more), more) for n in range(2, len(paces) + 1) for more in (AGAIN, 0)]
-        names, more = max(tried, key=lambda each: (len(each[0]), each[1]))
-        if len(names) < 2:
+        names = self.fitting(0)
+        if not names:
             needed = (2 * (sorted(map(fewest, paces.values()))[1] + self.around()) + self.spent) / SAFE / 60
             raise UserError(
                 f"--minutes {self.seconds / 60:g} is too little: {FEWEST} epochs of two systems take about "
                 f"{math.ceil(10 * needed) / 10:g} minutes here"
             )
-        facts["share"] = self.left / (len(names) + more) - self.around()
+        again = AGAIN if self.fitting(AGAIN) == names else 0
+        facts["share"] = self.left / (len(names) + again) - self.around()
         left = [name for name in self.words if name not in names and name not in facts["left_out"]]
         for name in left:
             pace = paces.pop(name, None)
-            slow = f"{FEWEST} epochs of it take about {fewest(pace):.0f} s; " if pace else ""
-            facts["left_out"][name] = f"{slow}the time is for {len(names)} systems with {facts['share']:.0f} s each"
+            facts["left_out"][name] = f"no time, {FEWEST} epochs take about {fewest(pace):.0f} s" if pace else "no time"
         if left:
-            screen.say(f"the time is for {len(names)} systems, {', '.join(names)}; left out: {', '.join(left)}")
+            told = ", ".join(f"{name} ({facts['left_out'][name]})" for name in left)
+            screen.say(f"the time is for {len(names)} systems with {facts['share']:.0f} s each; left out: {told}")
         self.save()
 
     def train(self, screen: Screen) -> None:
@@ -333,8 +354,8 @@ class Trials:
         paces, epochs = self.facts["paces"], self.facts["epochs"]
         for place, (name, pace) in enumerate(paces.items()):
             if name not in epochs:
-                share = min(self.facts["share"], self.left / (len(paces) - place) - self.around())
-                number = int((share / self.facts["slower"] - pace["tests"]) // pace["epoch"])
+                share = min(self.facts["share"], self.left / (len(paces) - place) / self.slower() - self.around())
+                number = int((share - pace["tests"]) // pace["epoch"])
                 if number < FEWEST and len(epochs) > 1:
                     self.leave_out(name, "the others took longer than their first steps had let expect", screen)
                     continue
@@ -343,8 +364,8 @@ class Trials:
             self.go(name, 0, f"{place + 1} of {len(paces)}", screen)
         firsts = {name: [run] for name in paces if result.finished(run := self.run(name, 0))}
         for name in benched.close(firsts):
-            seconds = sum((result.read(firsts[name][0]).seconds or {}).values())
-            if self.run(name, 1).exists() or self.left > seconds + self.around():
+            seconds = sum((result.read(firsts[name][0]).seconds or {}).values()) + CLOSING
+            if self.run(name, 1).exists() or self.left > seconds:
                 self.go(name, 1, "second seed", screen)
 
     def go(self, name: str, seed: int, what: str, screen: Screen) -> None:
@@ -354,7 +375,10 @@ class Trials:
             return
         pace = self.facts["paces"][name]
         screen.say(f"{what}: {name}, {epochs} epochs of about {pace['epoch']:.2g} s; {clock(self.left)} left")
-        words = [*self.words[name], f"train.epochs={epochs}", f"train.seed={seed}", f"train.step={pace['step']}"]
+        mode = (
+            () if any(word.startswith("train.step=") for word in self.words[name]) else (f"train.step={pace['step']}",)
+        )
+        words = [*self.words[name], f"train.epochs={epochs}", f"train.seed={seed}", *mode]
         command, anew = advice.command(f"folder/{name}", words), not run.exists()
         try:
             begun = take(recipe.load(f"folder/{name}", words), run, (), quiet=True, command=command, since=began)
@@ -363,12 +387,13 @@ class Trials:
             self.leave_out(name, str(error), screen)
             return
         found = result.read(run)
-        seconds = found.seconds or {}
         if anew:
-            self.facts["around"] = time.perf_counter() - began - seconds["train"] - seconds["eval"]
-            self.facts["slower"] = (seconds["train"] + seconds["eval"]) / (epochs * pace["epoch"] + pace["tests"])
+            self.facts["taken"] += time.perf_counter() - began
+            self.facts["expected"] += epochs * pace["epoch"] + pace["tests"] + self.around()
         self.save()
-        screen.say(f"    balanced accuracy {found.last[benched.BY]:.1f} %, {seconds['train']:.0f} s of training")
+        screen.say(
+            f"    balanced accuracy {found.last[benched.BY]:.1f} %, {(found.seconds or {})['train']:.0f} s of training"
+        )
 
 
 def fewest(pace: Mapping[str, float]) -> float:
