@@ -40,7 +40,7 @@ def photos(tmp_path, monkeypatch):
     return tmp_path / "photos"
 
 
-def call(photos, *words, systems=("ce", "drw"), minutes=0.1, out=None):
+def call(photos, *words, systems=("ce", "drw"), minutes=0.05, out=None):
     root = () if "data.root=nowhere" in words else (f"data.root={photos}",)
     given = [*root, *SMALL, *words]
     return bench.bench(given, systems, minutes, out, quiet=True, since=bench.time.perf_counter())
@@ -57,7 +57,7 @@ def test_it_ends_in_time_with_a_winner_goes_on_where_it_stopped_and_opens_no_tes
     assert str(target) == "runs/bench-1"
 
     facts = json.loads((target / "bench.json").read_text())
-    assert facts["spent"] < 1.1 * 6
+    assert facts["spent"] < 1.1 * 3
     found = facts["outcome"]
     first, second = found["systems"]
     assert {first["system"], second["system"]} == {"ce", "drw"}
