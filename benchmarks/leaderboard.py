@@ -9,15 +9,17 @@ stage that several systems share is trained once; second stages are as long as t
     own      learning rate and weight decay of the system's own recipe, if its learning rate is another
     seconds  the common learning rate, and the epochs for which the time of cross entropy suffices, for slower systems
 
-The same command goes on where it stopped, and so does one with more systems or seeds. It ends with what there is in
-benchmarks/records/RECORD and, about everything in that record, docs/leaderboard.md; --write does only that. Time is
-processor time of a run's commands on a CPU, where runs share the machine, and training time on a GPU.
+What a system takes is told in the time of cross entropy: their steps are timed in turn, so that other work on the
+machine slows both down. The same command goes on where it stopped, and so does one with more systems or seeds. It ends
+with what there is in benchmarks/records/RECORD and, about everything in that record, docs/leaderboard.md; --write does
+only that.
 """
 
 import argparse
 import json
 import os
 import random
+import statistics
 import subprocess
 import sys
 import threading
@@ -33,23 +35,14 @@ from glmc import recipe, runtime
 from glmc.recipe import Recipe, compose
 from glmc.recipe.systems import rows
 from glmc.runs.files import write_atomic
-from glmc.train.stages import POSTHOC, Following, following
+from glmc.train.pace import measured
+from glmc.train.stages import POSTHOC, Following, following, second_recipe
 
 HERE = Path(__file__).resolve().parent
 Facts = dict[str, Any]
 COLUMNS = ("common", "own", "seconds")
 RATES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 EQUAL = ["optim.momentum=0.9", "train.schedule=cosine", "train.warmup=0.05", "eval.flip_tta=false"]
-GLMC = """  # a command of glmc, which leaves what it took: processor seconds, and memory in MB
-import atexit, resource, sys
-used = open(sys.argv.pop(1), "a")
-def leave():
-    took = resource.getrusage(resource.RUSAGE_SELF)
-    print(took.ru_utime + took.ru_stime, took.ru_maxrss / 1024, file=used)
-atexit.register(leave)
-from glmc.__main__ import main
-main()
-"""
 
 
 class Images(NamedTuple):
@@ -71,14 +64,6 @@ SETS = {
         45,
     ),
 }  # fmt: skip
-
-
-class Trained(NamedTuple):
-    """What a command has left: its run folder, its processor seconds, and its largest memory in MB."""
-
-    run: Path
-    seconds: float
-    memory: float
 
 
 class Board:
@@ -117,10 +102,7 @@ class Board:
                 return None
             values = [f"optim.lr={source.lr}", f"optim.weight_decay={source.weight_decay}"]
         if column == "seconds":
-            ours, theirs = (self.read(name, "common", seed) for name in (system, "ce"))
-            if ours is None or theirs is None:
-                return None
-            epochs = max(1, round(self.epochs * theirs["seconds"] / ours["seconds"]))
+            epochs = max(1, round(self.epochs / self.cost(system)))
             if epochs >= self.epochs:
                 return None
         return self.composed(system, seed, epochs, values)
@@ -133,12 +115,10 @@ class Board:
         if whole is None or self.read(system, column, seed) is not None:
             return
         first, then = whole.override("then=null", "name=first"), following(whole)
-        done = [self.run(first.to_yaml(), first, None, None)]
-        for number, stage in enumerate(then, start=1):
-            done.append(self.run(f"{first.to_yaml()}{then[:number]}", first, done[-1].run, stage))
-        result = json.loads((done[-1].run / "result.json").read_text())
-        stages = [json.loads((each.run / "result.json").read_text()) for each in done]
-        trained = sum(stage.get("seconds", {}).get("train", 0.0) for stage in stages)
+        run = self.run(first, ())
+        for number in range(1, len(then) + 1):
+            run = self.run(first, then[:number])
+        result = read_json(run / "result.json")
         facts = {
             "system": system,
             "column": column,
@@ -152,47 +132,64 @@ class Board:
             "counts": result["counts"],
             "parameters": result["parameters"],
             "backbone": result["backbone"],
-            "seconds": trained if self.device == "cuda" else sum(each.seconds for each in done),
-            "memory": max(each.memory for each in done),
-            "environment": json.loads((done[-1].run / "environment.json").read_text()),
+            "memory": int(run.with_suffix(".memory").read_text()),
+            "environment": read_json(run / "environment.json"),
         }
         write_atomic(self.row(system, column, seed), json.dumps(facts, indent=1) + "\n")
-        print(
-            f"{time.strftime('%H:%M')} {column:8}{system:26}{facts['last']['top1']:6.2f} {facts['seconds']:6.0f} s",
-            flush=True,
-        )
+        print(f"{time.strftime('%H:%M')} {column:8}{system:26}{facts['last']['top1']:6.2f}", flush=True)
 
-    def run(self, known_by: str, first: Recipe, parent: Path | None, stage: Following | None) -> Trained:
-        """Train a first stage, or a later one that `parent` comes before, once for all systems that share it."""
-        name = blake2b(known_by.encode(), digest_size=6).hexdigest()
-        run, used = self.work / "runs" / name, self.work / "runs" / f"{name}.used"
-        with self.locks.setdefault(name, threading.Lock()):
-            if not (run / "result.json").exists():
-                run.parent.mkdir(exist_ok=True)
-                if (run / "recipe.yaml").exists():
-                    words = ["train", "--resume", run]
-                elif parent is None or stage is None:
-                    file = run.with_suffix(".yaml")
-                    write_atomic(file, first.to_yaml())
-                    words = ["train", file, "--out", run]
-                else:
-                    values = [value for value in stage.overrides if not value.startswith("train.epochs=")]
-                    values += [] if stage.name in POSTHOC else [f"train.epochs={first.train.epochs}"]
-                    words = ["finetune", parent, "--stage2", stage.name, "--out", run, *values]
-                self.glmc(words, used, run.with_suffix(".log"))
-        took = [[float(word) for word in line.split()] for line in used.read_text().splitlines()]
-        return Trained(run, sum(seconds for seconds, _ in took), max(memory for _, memory in took))
+    def place(self, first: Recipe, then: Sequence[Following]) -> Path:
+        """The folder of the last of some stages, the same for all systems that share them."""
+        known_by = first.to_yaml() + "".join(str(tuple(stage)) for stage in then)
+        return self.work / "runs" / blake2b(known_by.encode(), digest_size=6).hexdigest()
 
-    def glmc(self, words: Sequence[str | Path], used: Path, log: Path) -> None:
-        """Carry out a command of glmc."""
+    def run(self, first: Recipe, then: Sequence[Following]) -> Path:
+        """Train the last of some stages, unless that has been done; its folder."""
+        run = self.place(first, then)
+        run.parent.mkdir(exist_ok=True)
+        with self.locks.setdefault(run.name, threading.Lock()):
+            if (run / "result.json").exists():
+                return run
+            if (run / "recipe.yaml").exists():
+                self.glmc(run, "train", "--resume", run)
+            elif then:
+                parent, stage = self.place(first, then[:-1]), then[-1]
+                self.glmc(run, "finetune", parent, "--stage2", stage.name, "--out", run, *length(stage, first))
+            else:
+                write_atomic(run.with_suffix(".yaml"), first.to_yaml())
+                self.glmc(run, "train", run.with_suffix(".yaml"), "--out", run)
+        return run
+
+    def glmc(self, run: Path, *words: str | Path) -> None:
+        """Carry out a command of glmc that trains a run, and note its largest memory in MB."""
         threads = {"OMP_NUM_THREADS": "1"} if self.device == "cpu" else {}
-        command = [sys.executable, "-c", GLMC, used, *words, "--quiet"]
-        with log.open("ab") as file:
-            done = subprocess.run(
-                command, stdout=file, stderr=file, cwd=self.work.parent, env={**os.environ, **threads}, check=False
+        command = [sys.executable, "-m", "glmc", *map(str, words), "--quiet"]
+        with run.with_suffix(".log").open("ab") as log:
+            process = subprocess.Popen(
+                command, stdout=log, stderr=log, cwd=self.work.parent, env={**os.environ, **threads}
             )
-        if done.returncode:
-            raise RuntimeError(f"glmc {' '.join(map(str, words))}:\n{log.read_text()[-2000:]}")
+            _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise RuntimeError(f"glmc {' '.join(map(str, words))}:\n{run.with_suffix('.log').read_text()[-2000:]}")
+        write_atomic(run.with_suffix(".memory"), f"{used.ru_maxrss // 1024}\n")
+
+    # --- what it costs
+
+    def cost(self, system: str) -> float:
+        """Time that the steps of a system take, all stages together, in that of cross entropy."""
+        file = self.work / f"cost-{system}.json"
+        if not file.exists():
+            rate = [f"optim.lr={self.rate}"]  # as in the first column, whose runs later stages start from
+            whole, plain = (self.composed(name, 0, self.epochs, rate) for name in (system, "ce"))
+            first, then = whole.override("then=null", "name=first"), following(whole)
+            ratio, before = in_turn(first, plain), first
+            for number, stage in enumerate(then):
+                if stage.name not in POSTHOC:
+                    before = second_recipe(before, self.place(first, then[:number]), stage.name, length(stage, first))
+                    ratio += in_turn(before, plain)
+            write_atomic(file, json.dumps({"system": system, "ratio": ratio}) + "\n")
+        return float(read_json(file)["ratio"])
 
     def row(self, system: str, column: str, seed: int) -> Path:
         """The file of a system in a column."""
@@ -220,7 +217,7 @@ class Board:
     def tried(self, rate: float, values: list[str]) -> float:
         """Top-1 of Balanced Softmax on the images that were set aside."""
         tuned = self.composed("balanced_softmax", 0, self.epochs, [*values, f"optim.lr={rate}"])
-        run = self.run(tuned.to_yaml(), tuned, None, None).run
+        run = self.run(tuned, ())
         return float(json.loads((run / "result.json").read_text())["last"]["top1"])
 
     def set_aside(self) -> list[str]:
@@ -246,13 +243,35 @@ class Board:
         return ["data.name=list", f"data.train_list={train}", f"data.test_list={aside}"]
 
 
+def length(stage: Following, first: Recipe) -> tuple[str, ...]:
+    """The overrides of a later stage, which is as long as the first one."""
+    values = (value for value in stage.overrides if not value.startswith("train.epochs="))
+    return (*values, *([] if stage.name in POSTHOC else [f"train.epochs={first.train.epochs}"]))
+
+
+def in_turn(recipe: Recipe, plain: Recipe) -> float:
+    """Time of an epoch of one recipe in that of another: the median of three, each timed beside the other."""
+
+    def epoch(one: Recipe) -> float:
+        parts, step = measured(one, timed=1.0)
+        return step * parts.loader.steps
+
+    return statistics.median(epoch(recipe) / epoch(plain) for _ in range(3))
+
+
 # ------------------------------------------------------------------------------------------------------ what came out
+
+
+def read_json(file: Path) -> Facts:
+    """What stands in a file."""
+    facts: Facts = json.loads(file.read_text())
+    return facts
 
 
 def record(work: Path, out: Path, data: str, epochs: int) -> None:
     """Write DATA-EPOCHS.json: every row that there is, and the conditions."""
     place = work / f"{data}-{epochs}"
-    found = [json.loads(file.read_text()) for file in sorted(place.glob("*-*-[0-9]*.json"))]
+    found = [read_json(file) for file in sorted(place.glob("*-*-[0-9]*.json"))]
     if not found:
         return
     environment = found[0]["environment"]
@@ -265,8 +284,9 @@ def record(work: Path, out: Path, data: str, epochs: int) -> None:
         "epochs": epochs,
         "command": " ".join(["python", "benchmarks/leaderboard.py", *sys.argv[1:]]),
         "environment": {key: value for key, value in environment.items() if key != "command"},
-        "rate": json.loads((place / "rate.json").read_text()),
+        "rate": read_json(place / "rate.json"),
         "aside": SETS[data].aside,
+        "costs": {cost["system"]: cost["ratio"] for cost in map(read_json, sorted(place.glob("cost-*.json")))},
         "rows": found,
     }
     out.mkdir(parents=True, exist_ok=True)
@@ -304,7 +324,6 @@ def mean(same: Sequence[Facts]) -> Facts:
         "sd": spread,
         "seeds": len(same),
         "thirds": [part(0, 0.3), part(0.3, 0.7), part(0.7, 1)],
-        "seconds": over([row["seconds"] for row in same]),
         "memory": max(row["memory"] for row in same),
     }
 
@@ -316,11 +335,11 @@ images, crops, mirroring, batches and schedule for all; last epoch, nothing sele
 learning rate that was best for Balanced Softmax on training images set aside, weight decay 5e-4. *Own*: learning rate
 and weight decay of the system's own recipe, if its learning rate is another. *Equal seconds*: the common learning rate,
 and only as many epochs as fit into the time of cross entropy. Frequent, middle and rare: mean recall of the three
-tenths of the classes with the most training images, of the next four, and of the last three. Short runs say nothing
-about long ones.
+tenths of the classes with the most training images, of the next four, and of the last three. *Time*: of the training
+steps of all stages, in that of cross entropy, timed in turn. Short runs say nothing about long ones.
 """
 HEAD = ["system", "common", "own (rate, decay)", "equal seconds (epochs)", "frequent", "middle", "rare", "seeds"]
-HEAD += ["parameters", "seconds", "MB"]
+HEAD += ["parameters", "time", "MB"]
 
 
 def table(board: Facts, place: str) -> Iterator[str]:
@@ -329,20 +348,20 @@ def table(board: Facts, place: str) -> Iterator[str]:
     ranked = sorted(found, key=lambda system: -found[system]["common"]["top1"])
     row, environment = board["rows"][0], board["environment"]
     tried = ", ".join(f"{rate}: {top1:.1f}" for rate, top1 in board["rate"]["tried"].items())
-    seconds = "processor seconds of one core" if environment["device"] == "cpu" else "seconds of training"
     yield f"## {board['data']}, {board['epochs']} epochs a stage\n"
     yield f"{row['backbone']}, {sum(row['counts']):,} images, {max(row['counts']):,} to {min(row['counts'])} a class."
-    yield f"Common learning rate {board['rate']['rate']} (top-1 on the images set aside, {tried}). Time is {seconds};"
+    yield f"Common learning rate {board['rate']['rate']} (top-1 on the images set aside, {tried})."
     yield f"{environment.get('cpu', environment['device'])}, torch {environment['torch']}.\n"
     for picture, about in (("seconds", "accuracy against seconds"), ("classes", "frequent, middle and rare classes")):
         yield f"![{about}](../benchmarks/{place}/{board['data']}-{board['epochs']}-{picture}.svg)\n"
     yield f"| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}"
     for system in ranked:
-        common, own, equal = (found[system].get(column) for column in COLUMNS)
+        common, own, equal = found[system]["common"], found[system].get("own"), found[system].get("seconds")
         cells = [system, score(common), told(own, "lr", "weight_decay"), told(equal, "epochs")]
         cells += [f"{value:.1f}" for value in common["thirds"]]
         cells += [str(common["seeds"]), f"{common['parameters'] / 1e6:.2f} M"]
-        yield f"| {' | '.join(cells)} | {common['seconds']:.0f} | {common['memory']:.0f} |"
+        cells += [f"{board['costs'][system]:.2f}" if system in board["costs"] else "-", f"{common['memory']:.0f}"]
+        yield f"| {' | '.join(cells)} |"
     missing = [system for system in rows() if system not in found]
     if missing:
         yield f"\nNot measured: {', '.join(missing)}."
@@ -373,21 +392,16 @@ def draw(board: Facts, out: Path) -> None:
     found = {system: columns["common"] for system, columns in means(board).items() if "common" in columns}
     ranked = sorted(found, key=lambda system: found[system]["top1"])
     figure, axes = plt.subplots(figsize=(8, 5))
-    axes.scatter([found[s]["seconds"] for s in ranked], [found[s]["top1"] for s in ranked], s=14)
-    for system in ranked:
-        axes.annotate(
-            system,
-            (found[system]["seconds"], found[system]["top1"]),
-            xytext=(3, 2),
-            textcoords="offset points",
-            fontsize=6,
-        )
-    axes.set(xscale="log", xlabel="seconds", ylabel="top-1, %")
+    places = {system: (board["costs"][system], found[system]["top1"]) for system in ranked if system in board["costs"]}
+    axes.scatter([x for x, _ in places.values()], [y for _, y in places.values()], s=14)
+    for system, place in places.items():
+        axes.annotate(system, place, (3, 2), textcoords="offset points", fontsize=6)
+    axes.set(xlabel="time of training, cross entropy = 1", ylabel="top-1, %")
     figure.savefig(out / f"{file}-seconds.svg", metadata={"Date": None}, bbox_inches="tight")
     figure, axes = plt.subplots(figsize=(8, 0.22 * len(ranked) + 1))
     for n, (name, colour) in enumerate([("frequent", "#4477aa"), ("middle", "#ccbb44"), ("rare", "#cc6677")]):
-        places = [place + 0.27 * (1 - n) for place in range(len(ranked))]
-        axes.barh(places, [found[s]["thirds"][n] for s in ranked], 0.27, label=name, color=colour)
+        heights = [row + 0.27 * (1 - n) for row in range(len(ranked))]
+        axes.barh(heights, [found[s]["thirds"][n] for s in ranked], 0.27, label=name, color=colour)
     axes.set_yticks(range(len(ranked)), ranked)
     axes.set(xlabel="recall, %", ylim=(-0.6, len(ranked) - 0.4))
     axes.legend(frameon=False)
@@ -441,6 +455,8 @@ def train(words: argparse.Namespace, chosen: Sequence[str], work: Path) -> list[
         with ThreadPoolExecutor(words.jobs) as pool:
             runs = [(system, int(seed)) for seed in words.seeds.split(",") for system in chosen]
             begun = {run: pool.submit(board.train, column, *run) for run in runs}
+        for system in chosen if column == "common" else []:
+            board.cost(system)
         for run, future in begun.items():
             if error := future.exception():
                 failed.append(f"{run}: {error}")
