@@ -7,28 +7,27 @@ from pathlib import Path
 
 import pytest
 
-from glmc import recipe
+from glmc import recipe, report
+from glmc.deploy.export import export
 from glmc.recipe.systems import rows
 from glmc.runs import result
 from glmc.train import run, stages
 
-HOME = Path(__file__).parent
-GOLDEN = json.loads((HOME / "golden" / "systems.json").read_text())  # terms of the loss in 4 epochs of 6 steps
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "systems.json").read_text())
 QUIET = {"command": "glmc", "quiet": True, "since": time.perf_counter()}
 SMALL = ["data.n_max=40", "data.imbalance=8", "train.epochs=8", "eval.every=8", "eval.flip_tta=false"]
-LEARNT = 40.0  # top-1 after 48 steps; a guess is right in 10 of 100
-
-
-def terms(folder):
-    """The terms of the loss by epoch."""
-    return [json.loads(line)["terms"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+LEARNT = 25.0  # top-1 after 48 steps; a guess is right in 10 of 100
+EXPORTED = {"ldam", "bbn", "ride", "paco", "mislas", "ssd"}  # one for each way to answer
 
 
 @pytest.mark.parametrize("system", rows())
-def test_a_system_loses_what_it_lost_learns_and_goes_on_to_the_same_bits(system, tmp_path):
+def test_a_system_loses_what_it_lost_learns_and_goes_on_to_the_same_bits(system, tmp_path, monkeypatch):
     wanted = recipe.load(f"digits_lt/{system}", SMALL)
-    folder = run.train(wanted, tmp_path / "run", **QUIET)
-    for got, golden in zip(terms(folder), GOLDEN[system], strict=False):
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "write", lambda run: None)  # the resumed run writes one
+        folder = run.train(wanted, tmp_path / "run", **QUIET)
+    epochs = [json.loads(line)["terms"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for got, golden in zip(epochs, GOLDEN[system], strict=False):  # golden: of 24 steps in 4 epochs, a CPU, float32
         assert got == pytest.approx(golden, rel=5e-3, abs=1e-3)
     whole = result.read(folder)
     shutil.rmtree(max(folder.glob("checkpoints/step-*")))  # as if it had been killed before the last epoch
@@ -39,3 +38,5 @@ def test_a_system_loses_what_it_lost_learns_and_goes_on_to_the_same_bits(system,
     last = stages.last(folder, wanted)
     assert result.read(last).last["top1"] > LEARNT
     assert (last / "report.html").stat().st_size > 10_000
+    if system in EXPORTED:  # refuses to leave a file that predicts otherwise than the run does
+        assert (export(str(last), "onnx", tmp_path / "onnx", quiet=True) / "model.onnx").exists()

@@ -28,7 +28,9 @@ class Copies(nn.Module):
         self.copies, self.first = nn.ModuleList(parts), first
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        inputs = [x] * len(self.copies) if self.first and not self.apart else x.chunk(len(self.copies))
+        number = len(self.copies)
+        shared = self.first and not self.apart
+        inputs = [x] * number if shared else x.unflatten(0, (number, -1)).unbind()  # `chunk` would fix B in an export
         return torch.cat([part(each) for part, each in zip(self.copies, inputs, strict=True)])
 
 
