@@ -15,14 +15,22 @@ from glmc.train import run, stages
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "systems.json").read_text())
 QUIET = {"command": "glmc", "quiet": True, "since": time.perf_counter()}
-SMALL = ["data.n_max=40", "data.imbalance=8", "train.epochs=8", "eval.every=8", "eval.flip_tta=false"]
-LEARNT = 25.0  # top-1 after 48 steps; a guess is right in 10 of 100
+SMALL = ["data.n_max=40", "data.imbalance=8", "eval.every=30", "eval.flip_tta=false"]
+EPOCHS = {"bbn": 30}  # its branches are each other's rivals for most of a run
+LEARNT = 25.0  # top-1; a guess is right in 10 of 100
 EXPORTED = {"ldam", "bbn", "ride", "paco", "mislas", "ssd"}  # one for each way to answer
+
+
+def shorter(stage):
+    """A later stage of 8 epochs."""
+    values = [value for value in stage.overrides if not value.startswith("train.epochs=")]
+    return " ".join([stage.name, *values, *([] if stage.name in stages.POSTHOC else ["train.epochs=8"])])
 
 
 @pytest.mark.parametrize("system", rows())
 def test_a_system_loses_what_it_lost_learns_and_goes_on_to_the_same_bits(system, tmp_path, monkeypatch):
-    wanted = recipe.load(f"digits_lt/{system}", SMALL)
+    wanted = recipe.load(f"digits_lt/{system}", [*SMALL, f"train.epochs={EPOCHS.get(system, 8)}"])
+    wanted = wanted.override(f"then={json.dumps([shorter(stage) for stage in stages.following(wanted)] or None)}")
     with monkeypatch.context() as patch:
         patch.setattr(report, "write", lambda run: None)  # the resumed run writes one
         folder = run.train(wanted, tmp_path / "run", **QUIET)
