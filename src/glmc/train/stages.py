@@ -16,8 +16,10 @@ from torch import Tensor
 
 from glmc import posthoc, runtime
 from glmc.errors import UserError
+from glmc.methods.base import Method
 from glmc.metrics import per_class
-from glmc.recipe import HARMLESS, Recipe, Settled, changed, parse_settled
+from glmc.models import build_backbone
+from glmc.recipe import HARMLESS, Recipe, Settled, changed, choice, parse_settled
 from glmc.recipe.document import head, shown
 from glmc.runs import checkpoint, folder, result
 from glmc.runs.files import write_atomic
@@ -126,9 +128,16 @@ def following(recipe: Recipe) -> list[Following]:
 
 
 def check(recipe: Recipe) -> None:
-    """Raise a `UserError` if a recipe names stages that are unknown, wrongly set, or cannot score its folds."""
-    before = recipe
-    for stage, overrides in following(recipe):
+    """Raise a `UserError` if a recipe names stages that are unknown, wrongly set, or cannot follow one another.
+
+    What would come to light only after hours of the stage before, such as a classifier that cannot be taken over, is
+    tried beforehand on a small network without images.
+    """
+    todo = following(recipe)
+    if not todo:
+        return
+    before, method = recipe, rehearsed(recipe)
+    for stage, overrides in todo:
         if stage not in stages():
             raise UserError(f"then={stage}: choose one of {', '.join(stages())}")
         if stage in POSTHOC and recipe.data.fold is not None:
@@ -138,8 +147,22 @@ def check(recipe: Recipe) -> None:
                 before = before.override(*PLAIN, *posthoc_settings(stage, overrides)[1])
             else:
                 before = second_recipe(before, Path("run"), stage, overrides, own=True)
-        except UserError as error:
+            trained, method = method, rehearsed(before)
+            method.adopt(trained, before.starts_from or "all")
+            if stage in POSTHOC:
+                method.prior = "uniform"  # as `load_trained` says of an adjusted classifier
+        except (UserError, ValueError) as error:
             raise UserError(f"then={stage}: {error}") from error
+
+
+def rehearsed(recipe: Recipe) -> Method:
+    """The method of a recipe for two classes on a small network, whatever network the recipe names."""
+    counts = torch.full((2,), 2**30)  # more images than any queue remembers
+    loss, mixture = (choice.build(name, getattr(recipe, name).model_dump(), counts) for name in ("loss", "mixture"))
+    experts = recipe.model.experts
+    backbone = build_backbone("resnet20", experts=experts, experts_from="last" if experts > 1 else None)
+    method: Method = choice.build("method", recipe.method.model_dump(), counts, (backbone, counts, loss, mixture))
+    return method
 
 
 def last(run: Path, recipe: Recipe) -> Path:
