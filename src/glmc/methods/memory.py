@@ -3,6 +3,8 @@
 He et al., CVPR 2020, arXiv:1911.05722. All of it is tensors that are changed in place, so that a run resumes with it.
 """
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -48,7 +50,35 @@ def queue_size(asked: int | None, usual: int, images: int) -> int:
     return asked
 
 
-@torch.no_grad()
-def follow(slow: nn.Module, fast: nn.Module, keep: float) -> None:
-    """slow = keep * slow + (1 - keep) * fast, for the parameters; running averages of BatchNorm are each one's own."""
-    torch._foreach_lerp_(list(slow.parameters()), list(fast.parameters()), 1 - keep)
+class MomentumEncoder(nn.ModuleDict):
+    """A slow copy of backbone and projection, which encodes keys; nothing in it has a gradient.
+
+    Args:
+        backbone: that it follows.
+        projector: that it follows.
+        keep: what it keeps of itself each step, in [0, 1).
+    """
+
+    def __init__(self, backbone: nn.Module, projector: nn.Module, keep: float) -> None:
+        if not 0 <= keep < 1:
+            raise ValueError(f"keep must lie in [0, 1), not {keep}")
+        super().__init__({"backbone": copy.deepcopy(backbone), "projector": copy.deepcopy(projector)})
+        self.requires_grad_(False)
+        self.keep = keep
+
+    def start(self, backbone: nn.Module, projector: nn.Module) -> None:
+        """Become the same network, its BatchNorm statistics included."""
+        self["backbone"].load_state_dict(backbone.state_dict())
+        self["projector"].load_state_dict(projector.state_dict())
+
+    @torch.no_grad()
+    def follow(self, backbone: nn.Module, projector: nn.Module) -> None:
+        """self = keep * self + (1 - keep) * network, for the parameters; running averages of BatchNorm stay its own."""
+        fast: list[Tensor] = [*backbone.parameters(), *projector.parameters()]
+        torch._foreach_lerp_(list(self.parameters()), fast, 1 - self.keep)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Float [B, ch, H, W] -> keys, float [B, E]."""
+        keys: Tensor = self["projector"](self["backbone"](images))
+        return keys

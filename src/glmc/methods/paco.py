@@ -1,7 +1,5 @@
 """PaCo: parametric contrastive learning. Cui et al., ICCV 2021, arXiv:2107.12028."""
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +7,7 @@ from glmc.losses.base import Loss
 from glmc.losses.contrastive import parametric_contrastive, similarities
 from glmc.losses.logit_adjusted import LogitAdjusted
 from glmc.methods.base import Look, Method
-from glmc.methods.memory import Queue, follow, queue_size
+from glmc.methods.memory import MomentumEncoder, Queue, queue_size
 from glmc.mixtures.base import Mixture
 from glmc.models import Backbone
 from glmc.models.heads import Projection, linear
@@ -52,30 +50,25 @@ class PaCo(Method):
         keep: float = 0.999,
     ) -> None:
         super().__init__(backbone, counts, loss, mixture)
-        if not 0 <= keep < 1:
-            raise ValueError(f"keep must lie in [0, 1), not {keep}")
         self.log_prior: Tensor
         self.register_buffer("log_prior", log_prior(loss, "PaCo"), persistent=False)  # [C]
         check_scale(alpha, temperature)
-        self.alpha, self.temperature, self.keep, self.prior = alpha, temperature, keep, loss.prior
+        self.alpha, self.temperature, self.prior = alpha, temperature, loss.prior
         self.classifier = linear(backbone.out_dim, self.classes)
         self.projector = Projection(backbone.out_dim, hidden or backbone.out_dim, embedding, batch_norm=True)
-        self.slow = copy.deepcopy(nn.ModuleDict({"backbone": backbone, "projector": self.projector}))
-        self.slow.requires_grad_(False)
+        self.slow = MomentumEncoder(backbone, self.projector, keep)
         self.queue = Queue(queue_size(queue, 1024, int(counts.sum())), embedding)
         self._keys: tuple[Tensor, Tensor]  # of this step, until it ends
 
     def before_epoch(self, epoch: int, epochs: int, look: Look) -> None:  # noqa: D102
         if epoch == 0:  # whatever the network starts from, its copy starts from there, too
-            self.slow["backbone"].load_state_dict(self.backbone.state_dict())
-            self.slow["projector"].load_state_dict(self.projector.state_dict())
+            self.slow.start(self.backbone, self.projector)
 
     def forward(self, step: Step) -> dict[str, Tensor]:  # noqa: D102
         batch = step.streams["instance"]
         features = self.backbone(batch.views[0])  # [B, D]
         queries = self.projector(features)  # [B, E], of length 1
-        with torch.no_grad():
-            keys = self.slow["projector"](self.slow["backbone"](batch.views[1]))  # [B, E]
+        keys = self.slow(batch.views[1])  # [B, E]
         self._keys = keys, batch.labels
 
         pool = torch.cat([queries, keys.to(queries.dtype), self.queue.entries])  # [2B + K, E]
@@ -91,8 +84,7 @@ class PaCo(Method):
 
     def after_step(self) -> None:  # noqa: D102
         self.queue.put(*self._keys)
-        follow(self.slow["backbone"], self.backbone, self.keep)
-        follow(self.slow["projector"], self.projector, self.keep)
+        self.slow.follow(self.backbone, self.projector)
 
     def predict(self, images: Tensor) -> Tensor:  # noqa: D102
         return self.classifier(self.backbone(images))

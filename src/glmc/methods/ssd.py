@@ -1,14 +1,11 @@
 """SSD, its first stage: a classifier beside self-supervision. Li et al., ICCV 2021, arXiv:2109.04075."""
 
-import copy
-
-import torch
 from torch import Tensor, nn
 
 from glmc.losses.base import Loss
 from glmc.losses.contrastive import instance_contrastive
 from glmc.methods.base import Look, Method
-from glmc.methods.memory import Queue, follow, queue_size
+from glmc.methods.memory import MomentumEncoder, Queue, queue_size
 from glmc.mixtures.base import Mixture
 from glmc.models import Backbone
 from glmc.models.heads import Projection, classifier
@@ -55,27 +52,22 @@ class SSD(Method):
             raise ValueError(f"contrast_weight must be above 0, not {contrast_weight}")
         if temperature <= 0:
             raise ValueError(f"temperature must be above 0, not {temperature}")
-        if not 0 <= keep < 1:
-            raise ValueError(f"keep must lie in [0, 1), not {keep}")
-        self.contrast_weight, self.temperature, self.keep, self.prior = contrast_weight, temperature, keep, loss.prior
+        self.contrast_weight, self.temperature, self.prior = contrast_weight, temperature, loss.prior
         self.classifier = classifier(loss.classifier, backbone.out_dim, self.classes)
         self.projector = Projection(backbone.out_dim, hidden or backbone.out_dim, embedding)
-        self.slow = copy.deepcopy(nn.ModuleDict({"backbone": backbone, "projector": self.projector}))
-        self.slow.requires_grad_(False)
+        self.slow = MomentumEncoder(backbone, self.projector, keep)
         self.queue = Queue(queue_size(queue, 65536, int(counts.sum())), embedding)
         self._keys: tuple[Tensor, Tensor]  # of this step, until it ends
 
     def before_epoch(self, epoch: int, epochs: int, look: Look) -> None:  # noqa: D102
         if epoch == 0:  # whatever the network starts from, its copy starts from there, too
-            self.slow["backbone"].load_state_dict(self.backbone.state_dict())
-            self.slow["projector"].load_state_dict(self.projector.state_dict())
+            self.slow.start(self.backbone, self.projector)
 
     def forward(self, step: Step) -> dict[str, Tensor]:  # noqa: D102
         batch = step.streams["instance"]
         features = self.backbone(batch.views[0])  # [B, D]
         queries = self.projector(features)  # [B, E], of length 1
-        with torch.no_grad():
-            keys = self.slow["projector"](self.slow["backbone"](batch.views[1]))  # [B, E]
+        keys = self.slow(batch.views[1])  # [B, E]
         self._keys = keys, batch.labels
         contrast = instance_contrastive(
             queries, keys, batch.labels, self.queue.entries, self.queue.labels, self.temperature
@@ -87,8 +79,7 @@ class SSD(Method):
 
     def after_step(self) -> None:  # noqa: D102
         self.queue.put(*self._keys)
-        follow(self.slow["backbone"], self.backbone, self.keep)
-        follow(self.slow["projector"], self.projector, self.keep)
+        self.slow.follow(self.backbone, self.projector)
 
     def predict(self, images: Tensor) -> Tensor:  # noqa: D102
         logits: Tensor = self.classifier(self.backbone(images))
