@@ -94,6 +94,7 @@ def test_it_ends_in_time_with_a_winner_goes_on_where_it_stopped_and_opens_no_tes
     [
         (["data.root=nowhere"], {}, "data.root=nowhere is not a folder"),
         (["train.epochs=3"], {}, "train.epochs is found out in a bench: leave it out"),
+        (["then=crt"], {}, "then is not carried out in a bench: leave it out"),
         (["optim.lrr=1"], {}, r"optim\.lr"),
         ([], {"systems": ["ce", "balancd_softmax"]}, "no system 'balancd_softmax'; did you mean balanced_softmax"),
         ([], {"systems": ["ce", "crt"]}, "crt has a second stage"),

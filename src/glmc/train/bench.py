@@ -45,7 +45,10 @@ PIXELS = {  # keys of `data` that do not say which images these are
     "data.size", "data.channels", "data.mean", "data.std", "data.area", "data.resize", "data.bits", "data.exif",
     "data.on_bad_image", "data.loader", "data.workers", "data.batch_size", "data.cache",
 }  # fmt: skip
-OURS = {"train.epochs": "is found out", "train.seed": "is 0, then 1", "data.folds": "would test on every image"}
+OURS = {
+    "train.epochs": "is found out", "train.seed": "is 0, then 1", "data.folds": "would test on every image",
+    "then": "is not carried out",
+}  # fmt: skip
 
 
 def bench(
@@ -95,8 +98,11 @@ def bench(
     finally:
         trials.save()
     runs = {name: [run for seed in (0, 1) if result.finished(run := trials.run(name, seed))] for name in names}
+    runs = {name: several for name, several in runs.items() if several}
+    if not runs:
+        raise UserError(f"no system could be trained: {'; '.join(facts['left_out'].values())}")
     commands = {name: full(name, given, choice) for name in names}
-    outcome = benched.conclude(target, {n: r for n, r in runs.items() if r}, commands, facts["left_out"], screen)
+    outcome = benched.conclude(target, runs, commands, facts["left_out"], screen)
     trials.facts |= {"outcome": outcome}
     trials.save()
     screen.say(f"{clock(trials.spent)} of {clock(60 * minutes)}   {target / benched.PAGE}")
