@@ -106,9 +106,11 @@ def go_through(base: Path, *, together: int | None = None, command: str, quiet: 
         except NonFiniteLoss as error:  # of some; the others go on, and the summary is of those that came to their end
             failures.append(str(error))
         since = time.perf_counter()
-    for run in runs:
-        if run.exists():
+    for run in filter(Path.exists, runs):
+        try:
             stages.go_on(run, command=command, quiet=quiet, since=time.perf_counter(), more=True, again=base)
+        except NonFiniteLoss as error:
+            failures.append(f"{run.name}: {error}")
     hours = (time.perf_counter() - began) / 3600
     runs = [stages.last(run, recipe) for run, recipe in zip(runs, recipes, strict=True)]
     runs = [run for run in runs if result.finished(run)]
