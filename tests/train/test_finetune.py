@@ -198,7 +198,7 @@ def test_a_chain_of_stages_is_stopped_and_taken_up_again_in_any_of_them(tmp_path
         ("lws 'x", "then=lws 'x: write a stage, then key=value"),
         ("[crt loss.name=ldam, lws]", "then=lws: Supervised has no linear classifier to take over"),
         ("[crt loss.name=ldam, tau_norm]", "then=tau_norm: Supervised has no linear classifier to take over"),
-        ("distillation", "then=distillation: its answers suit other class frequencies"),
+        ("distillation", "then=distillation: its logits suit other class frequencies"),
     ],
 )
 def test_wrong_stages_are_refused_before_training(words, sentence):

@@ -1,4 +1,4 @@
-"""A new network that learns from labels and from a trained one. Li et al., ICCV 2021, arXiv:2109.04075."""
+"""A new network that learns from the labels and from a trained network. Li et al., ICCV 2021, arXiv:2109.04075."""
 
 import copy
 from typing import Literal
@@ -17,16 +17,17 @@ from glmc.step import Step
 
 
 class Distillation(Supervised):
-    """Two classifiers on a new backbone: one learns the labels by the recipe's loss, one the answers of a teacher.
+    """Two classifiers on a new backbone: one learns from the labels, one from a teacher.
 
-    The teacher is the run that this one starts from; it sees the very images of a step, and its BatchNorm statistics
-    are those that it was trained with (the released code of SSD normalises its batches anew). Its weights are a part of
-    the state: a run resumes, and is tested, without its parent. The classifier that learns from it answers.
+    The teacher is the run that this one starts from. It sees the same augmented images as the student, and its
+    BatchNorm statistics are those that it was trained with (the released code of SSD normalises by each batch). Its
+    weights are a part of the state: a run resumes, and is tested, without its parent. The classifier that learns from
+    the teacher is the one that predicts.
 
     Args:
         weight: of the teacher's term, beside 1 of the labels'.
         temperature: that the logits of both are divided by where they are compared.
-        teacher_prior: class frequencies that the teacher's answers suit: "uniform" behind a rebalancing stage such as
+        teacher_prior: class frequencies that the teacher's logits suit: "uniform" behind a rebalancing stage such as
             `lws`, "training" of plain cross entropy. Another teacher is refused.
         sampling: see `Supervised`.
     """
@@ -68,7 +69,7 @@ class Distillation(Supervised):
         }
 
     def logits(self, features: Tensor) -> Tensor:
-        """Float [B, D] -> [B, C], as the teacher would answer."""
+        """Float [B, D] -> [B, C], of the classifier that learns from the teacher."""
         logits: Tensor = self.soft(features)
         return logits
 
@@ -80,14 +81,14 @@ class Distillation(Supervised):
         """Take a trained method for the teacher; backbone and classifiers start anew.
 
         Raises:
-            ValueError: it has no linear classifier, or its answers suit other class frequencies.
+            ValueError: it has no linear classifier, or its logits suit other class frequencies.
             RuntimeError: the backbones differ.
         """
         head = trained.head()
         if head is None:
             raise ValueError(f"{type(trained).__name__} has no linear classifier, which a teacher needs")
         if trained.prior != self.prior:
-            raise ValueError(f"its answers suit other class frequencies: set method.teacher_prior={trained.prior}")
+            raise ValueError(f"its logits suit other class frequencies: set method.teacher_prior={trained.prior}")
         self.teacher["backbone"].load_state_dict(trained.backbone.state_dict())
         self.teacher["classifier"].load_state_dict(head.state_dict())
 

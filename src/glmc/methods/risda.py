@@ -18,7 +18,7 @@ MOST_BYTES = 2**30  # of the covariances, which a step holds a few times
 
 
 class RISDA(Supervised):
-    """Plain training, and then the classifier alone on features that wander as those of similar classes do.
+    """Plain training, and then the classifier alone on features augmented along directions of similar classes.
 
     At the beginning of the second part, one look at the training images without augmentation gives the class means M
     and the graph K, the part of each class's images that is taken for each class. (The released code looks after every
@@ -47,7 +47,7 @@ class RISDA(Supervised):
         ValueError: no linear classifier, covariances larger than 1 GiB, or a value out of its range.
     """
 
-    takes_mixtures = False  # which way a feature wanders depends on its label
+    takes_mixtures = False  # how a feature is augmented depends on its label
     classifier: nn.Linear
     means: Tensor
     covariances: Tensor
@@ -130,7 +130,7 @@ class RISDA(Supervised):
         return {"loss": self.loss(logits, batch.labels, step.progress)}
 
     def augmented(self, features: Tensor, labels: Tensor, covariances: Tensor, strength: Tensor) -> Tensor:
-        """Logits of features that wander, float [B, C]; `strength` is t, and 0 leaves the logits alone."""
+        """Logits of augmented features, float [B, C]; `strength` is t, and 0 leaves the logits alone."""
         rows = self.classifier.weight  # [C, D]
         apart = rows - rows[labels][:, None]  # [B, C, D], w_j - w_y
         spread = ((apart @ covariances[labels]) * apart).sum(2)  # [B, C]

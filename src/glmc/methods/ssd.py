@@ -13,7 +13,7 @@ from glmc.step import Step
 
 
 class SSD(Method):
-    """The labels train a classifier; beside it, every image is told from all images of other classes.
+    """A classifier trained on the labels, and beside it a contrast of every image with those of other classes.
 
     What follows is `then: [lws, distillation, lws]`: scales for the classifier, a new network that learns from labels
     and from the scaled one, and scales for that. Queries are the first views (`views.train`), which the classifier

@@ -304,7 +304,7 @@ class Trials:
         return float(CLOSING + min(pace["build"] for pace in self.facts["paces"].values()))
 
     def slower(self) -> float:
-        """How much longer than their first steps had let expect the runs so far took; 1 if they did not."""
+        """How many times longer the runs so far took than their first steps suggested; at least 1."""
         return max(1.0, float(self.facts["taken"] / (self.facts["expected"] or 1)))
 
     def fitting(self, again: int) -> list[str]:
@@ -363,7 +363,7 @@ class Trials:
                 share = min(self.facts["share"], self.left / (len(paces) - place) / self.slower() - self.around())
                 number = int((share - pace["tests"]) // pace["epoch"])
                 if number < FEWEST and len(epochs) > 1:
-                    self.leave_out(name, "the others took longer than their first steps had let expect", screen)
+                    self.leave_out(name, "the others took longer than their first steps suggested", screen)
                     continue
                 epochs[name] = max(1, number)
                 self.save()
