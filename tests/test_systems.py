@@ -22,20 +22,20 @@ EXPORTED = {"ldam", "bbn", "ride", "paco", "mislas", "ssd"}  # one for each way 
 
 
 def shorter(stage):
-    """A later stage of 8 epochs."""
+    """A later stage of 20 epochs."""
     values = [value for value in stage.overrides if not value.startswith("train.epochs=")]
-    return " ".join([stage.name, *values, *([] if stage.name in stages.POSTHOC else ["train.epochs=8"])])
+    return " ".join([stage.name, *values, *([] if stage.name in stages.POSTHOC else ["train.epochs=20"])])
 
 
 @pytest.mark.parametrize("system", rows())
 def test_a_system_loses_what_it_lost_learns_and_goes_on_to_the_same_bits(system, tmp_path, monkeypatch):
     wanted = recipe.load(f"digits_lt/{system}", [*SMALL, f"train.epochs={EPOCHS.get(system, 8)}"])
     wanted = wanted.override(f"then={json.dumps([shorter(stage) for stage in stages.following(wanted)] or None)}")
-    with monkeypatch.context() as patch:
-        patch.setattr(report, "write", lambda run: None)  # the resumed run writes one
-        folder = run.train(wanted, tmp_path / "run", **QUIET)
+    write = report.write
+    monkeypatch.setattr(report, "write", lambda run: None)  # it takes longer than such a run
+    folder = run.train(wanted, tmp_path / "run", **QUIET)
     epochs = [json.loads(line)["terms"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    for got, golden in zip(epochs, GOLDEN[system], strict=False):  # golden: of 24 steps in 4 epochs, a CPU, float32
+    for got, golden in zip(epochs[:4], GOLDEN[system], strict=True):  # of 24 steps, on a CPU in float32
         assert got == pytest.approx(golden, rel=5e-3, abs=1e-3)
     whole = result.read(folder)
     shutil.rmtree(max(folder.glob("checkpoints/step-*")))  # as if it had been killed before the last epoch
@@ -45,6 +45,6 @@ def test_a_system_loses_what_it_lost_learns_and_goes_on_to_the_same_bits(system,
     stages.go_on(folder, **QUIET)
     last = stages.last(folder, wanted)
     assert result.read(last).last["top1"] > LEARNT
-    assert (last / "report.html").stat().st_size > 10_000
     if system in EXPORTED:  # refuses to leave a file that predicts otherwise than the run does
         assert (export(str(last), "onnx", tmp_path / "onnx", quiet=True) / "model.onnx").exists()
+        assert write(folder).stat().st_size > 10_000

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from glmc import recipe, report
-from glmc.errors import Interrupted, UserError
+from glmc.errors import Interrupted, NonFiniteLoss, UserError
 from glmc.methods.distillation import Distillation
 from glmc.methods.lws import LWS
 from glmc.runs import checkpoint, folder, result
 from glmc.runs import trained as trained_run
-from glmc.train import run
+from glmc.train import run, seeds
 from glmc.train.stages import POSTHOC, check, finetune, go_on, last, second_recipe, stage_file, stages
 
 QUIET = {"command": "glmc", "quiet": True, "since": time.perf_counter()}
@@ -204,3 +204,18 @@ def test_a_chain_of_stages_is_stopped_and_taken_up_again_in_any_of_them(tmp_path
 def test_wrong_stages_are_refused_before_training(words, sentence):
     with pytest.raises(UserError, match=sentence):
         check(recipe.load("digits_lt/ce").override(f"then={words}"))
+
+
+def test_a_seed_whose_later_stage_diverges_leaves_the_others_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "write", lambda run: None)  # it takes longer than such a run
+
+    def diverging(place, **words):
+        if place.name == "seed-0":
+            raise NonFiniteLoss("the loss term 'loss' became nan")
+        go_on(place, **words)
+
+    monkeypatch.setattr("glmc.train.stages.go_on", diverging)
+    wanted = recipe.load("digits_lt/ce", ["train.max_steps=1", "then=tau_norm"])
+    with pytest.raises(NonFiniteLoss, match="seed-0: the loss term 'loss' became nan; the other 1 finished"):
+        seeds.train_seeds(wanted, [0, 1], tmp_path / "both", **QUIET)
+    assert len(json.loads((tmp_path / "both" / "summary.json").read_text())["runs"]) == 1
