@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from glmc.recipe.systems import rows
@@ -28,24 +29,20 @@ def means(board: Facts) -> dict[str, dict[str, Facts]]:
 def mean(same: Sequence[Facts]) -> Facts:
     """Several seeds of a system in a column as one."""
 
-    def over(values: Sequence[float]) -> float:
-        return sum(values) / len(values)
-
     def part(low: float, high: float) -> float:
         """Mean recall of the classes between two shares of the list of classes, the largest first."""
         recalls = []
         for row in same:
             falling = sorted(range(len(row["counts"])), key=lambda label: -row["counts"][label])
             inside = falling[round(low * len(falling)) : round(high * len(falling))]
-            recalls.append(over([row["recalls"][label] for label in inside]))
-        return over(recalls)
+            recalls.append(fmean(row["recalls"][label] for label in inside))
+        return fmean(recalls)
 
     top1 = [row["last"]["top1"] for row in same]
-    spread = (sum((one - over(top1)) ** 2 for one in top1) / (len(top1) - 1)) ** 0.5 if len(top1) > 1 else None
     return {
         **same[0],
-        "top1": over(top1),
-        "sd": spread,
+        "top1": fmean(top1),
+        "sd": stdev(top1) if len(top1) > 1 else None,
         "seeds": len(same),
         "thirds": [part(0, 0.3), part(0.3, 0.7), part(0.7, 1)],
         "memory": max(row["memory"] for row in same),

@@ -9,6 +9,7 @@ import pytest
 
 from glmc import recipe, report
 from glmc.deploy.export import export
+from glmc.errors import UserError
 from glmc.recipe.systems import rows
 from glmc.runs import result
 from glmc.train import run, stages
@@ -48,3 +49,10 @@ def test_a_system_loses_what_it_lost_learns_and_goes_on_to_the_same_bits(system,
     if system in EXPORTED:  # refuses to leave a file that predicts otherwise than the run does
         assert (export(str(last), "onnx", tmp_path / "onnx", quiet=True) / "model.onnx").exists()
         assert write(folder).stat().st_size > 10_000
+
+
+def test_a_method_that_measures_each_batch_once_takes_no_sam(tmp_path):
+    wanted = recipe.load("digits_lt/risda", ["optim.sharpness={rho: 0.05}"])
+    with pytest.raises(UserError, match="risda measures each batch once"):
+        run.train(wanted, tmp_path / "run", **QUIET)
+    assert not (tmp_path / "run").exists()

@@ -38,6 +38,7 @@ class Method(nn.Module):
     drifting = False  # whether the running averages of a frozen backbone follow the batches
     takes_experts = False  # whether it wants several networks on a shared stem
     takes_mixtures = True  # whether images may be mixed
+    takes_sharpness = True  # whether a step may look at the batch twice, as SAM does
 
     # Streams of images by name: "instance", and perhaps "rebalanced". r draws with P(class c) ~ n_c ** (1 - r), and
     # None takes every image once an epoch.

@@ -48,6 +48,7 @@ class RISDA(Supervised):
     """
 
     takes_mixtures = False  # how a feature is augmented depends on its label
+    takes_sharpness = False  # each batch is measured once
     classifier: nn.Linear
     means: Tensor
     covariances: Tensor

@@ -105,6 +105,9 @@ def onto(base: str, system: str) -> tuple[Document, str]:
     }
     if "stage" in row:
         whole["then"] = row["stage"]
+    if isinstance(whole.get("then"), list):  # a stage as long as the first one stays as long as that
+        ours, theirs = (f"train.epochs={one['train']['epochs']}" for one in (tree, source))
+        whole["then"] = [stage.replace(theirs, ours) for stage in whole["then"]]
     document = Document(f"recipe {name}", whole)
     document.override(row.get("values", ()))
     document.places.clear()  # the user has not written these

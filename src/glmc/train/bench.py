@@ -390,7 +390,10 @@ class Trials:
             begun = take(recipe.load(f"folder/{name}", words), run, (), quiet=True, command=command, since=began)
             carry_out([begun], self.target, screen, more=True)
         except UserError as error:
-            self.leave_out(name, str(error), screen)
+            if seed == 0:
+                self.leave_out(name, str(error), screen)
+            else:
+                screen.say(f"{name} stays with one seed: {error}")
             return
         found = result.read(run)
         if anew:

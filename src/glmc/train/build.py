@@ -121,6 +121,9 @@ def build(recipe: Recipe, screen: Screen, *, initial: bool = True, known: Invent
     settled, data, device = settle(recipe, screen, known)
     counts = torch.from_numpy(data.train.counts)
     method = build_method(settled, counts, device, initial=initial)
+    sharpness = settled.optim.sharpness
+    if sharpness is not None and sharpness.direction == "uphill" and not method.takes_sharpness:
+        raise UserError(f"optim.sharpness: {settled.method.name} measures each batch once; set it to null")
     if initial:
         adopt(method, settled, data.train.classes, device)
     sets = {name: split for name, split in (("test", data.test), ("val", data.val)) if split is not None and len(split)}

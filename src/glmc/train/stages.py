@@ -227,7 +227,7 @@ def second_recipe(first: Recipe, run: Path, stage: str, overrides: tuple[str, ..
     known = sections.get("published", {}).get(first.name)
     if known is not None and first.published is not None and (own or not changed(overrides)):
         network = first.published.network  # only a recipe that nobody has changed still carries its results
-        values["published"] = json.dumps({"top1": known, "network": network, "source": "authors' README, best on test"})
+        values["published"] = json.dumps({"top1": known, "network": network, "source": sections["source"]})
     staged = first.override(*[f"{key}={value}" for key, value in values.items()])
     return staged.override(*overrides)
 
