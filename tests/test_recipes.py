@@ -147,6 +147,7 @@ def test_a_system_takes_its_factors_onto_the_images_of_another_recipe():
     assert jittered.views["contrast"][:3] == [*plain.views["train"][:2], theirs.views["contrast"][2]]  # not twice
     assert recipe.load("folder/weight_balancing").optim.weight_decay == 5e-3
     assert recipe.load("folder/tau_norm").then == "tau_norm"
+    assert recipe.load("folder/ssd").then[1] == "distillation train.epochs=100"  # as long as the first stage
     with pytest.raises(UserError, match="there is no recipe or folder 'folder/bclx'; did you mean folder/bcl"):
         recipe.load("folder/bclx")
 

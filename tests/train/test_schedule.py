@@ -5,7 +5,8 @@ import math
 
 import pytest
 
-from glmc.train.schedule import factor
+from glmc import recipe
+from glmc.train.schedule import epochs_needed, factor
 
 
 def rates(epochs, schedule="cosine", warmup=0.0, milestones=(), decay=0.1):
@@ -69,3 +70,8 @@ def test_the_schedule_of_the_published_imagenet_run():
 @pytest.mark.parametrize("epochs", range(1, 14))
 def test_short_runs_of_paco_are_finite(schedule, epochs):
     assert all(0 < f <= 1.1 for f in rates(epochs, schedule))
+
+
+def test_a_phase_that_begins_late_takes_so_many_epochs():
+    wanted = {name: epochs_needed(recipe.load(f"digits_lt/{name}")) for name in ("ce", "tsc", "ldam_drw", "ride")}
+    assert wanted == {"ce": 1, "tsc": 2, "ldam_drw": 5, "ride": 5}

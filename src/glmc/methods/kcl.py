@@ -59,6 +59,8 @@ class KCL(SupCon):
     ) -> None:
         super().__init__(backbone, counts, loss, mixture, temperature=temperature, embedding=embedding)
         views = 2 * (int(counts.max()) - 1)  # of other images of the largest class
+        if views < 1:
+            raise ValueError("KCL draws images of one class together, and no class has two training images")
         if not 1 <= positives <= views:
             raise ValueError(
                 f"positives must lie in [1, {views}], the views of other images in the largest class, not {positives}"

@@ -15,7 +15,7 @@ from glmc.recipe.packaged import names, text_of
 from glmc.recipe.tables import cells
 
 SOURCE = "cifar100_lt"  # the data set for which every system has a recipe
-FACTORS = ("method", "loss", "mixture", "then")  # sections and keys of a recipe that make its system
+FACTORS = ("method", "loss", "mixture")  # sections and keys of a recipe that make its system
 NETWORK = ("experts", "experts_from", "batch_norm")  # keys of `model` that do
 COLOURS = {"color_jitter", "grayscale", "blur"}  # a contrast needs them; other operations are the images'
 
@@ -27,7 +27,7 @@ class System(NamedTuple):
     what: str  # in a sentence
     command: str  # on CIFAR-100-LT; folder/<system> takes a folder of images
     paper: str
-    stage: str | None  # `glmc finetune RUN --stage2 STAGE` makes it of any trained run; None: it has its own first one
+    stages: list[str]  # that come after the first, see `glmc list stages`; empty: there is one only
     recipes: list[dict[str, Any]]  # name; published: top1, network, source; expect: ours
     cells: list[dict[str, Any]]  # of the documents' tables: figure, network, command, ...; see `glmc.recipe.tables`
 
@@ -40,7 +40,7 @@ def systems() -> list[System]:
             row["what"],
             f"glmc train {SOURCE}/{name}",
             row["paper"],
-            row.get("stage"),
+            later_stages(name),
             listed(name, row),
             [cell.told() for cell in cells() if cell.system == name],
         )
@@ -53,6 +53,18 @@ def rows() -> dict[str, dict[str, Any]]:
     """`systems.yaml`."""
     found: dict[str, dict[str, Any]] = yaml.safe_load((files("glmc") / "systems.yaml").read_text(encoding="utf-8"))
     return found
+
+
+def source_of(system: str) -> str:
+    """The packaged recipe that a system takes its method, loss and mixture from."""
+    own = f"{SOURCE}/{rows()[system].get('recipe', system)}"
+    return own if own in names() else f"{SOURCE}/ce"
+
+
+def later_stages(system: str) -> list[str]:
+    """The stages after the first, each perhaps with values of its own."""
+    then = rows()[system].get("stage") or packaged(source_of(system)).get("then") or []
+    return [then] if isinstance(then, str) else then
 
 
 def listed(name: str, row: dict[str, Any]) -> list[dict[str, Any]]:
@@ -91,9 +103,7 @@ def onto(base: str, system: str) -> tuple[Document, str]:
         system: a row of `systems.yaml`.
     """
     row, tree = rows()[system], packaged(base)
-    own = f"{SOURCE}/{row.get('recipe', system)}"
-    own = own if own in names() else f"{SOURCE}/ce"
-    name, source = f"{base.partition('/')[0]}/{system}", packaged(own)
+    name, source = f"{base.partition('/')[0]}/{system}", packaged(source_of(system))
     whole: dict[str, Any] = {"name": name, **tree, "published": None, "expect": None}
     whole |= {"loss": {"name": "cross_entropy"}, "mixture": {"name": "none"}}
     whole |= {key: source[key] for key in FACTORS if key in source}
@@ -103,16 +113,14 @@ def onto(base: str, system: str) -> tuple[Document, str]:
         for view, operations in source["views"].items()
         if view != "test"
     }
-    if "stage" in row:
-        whole["then"] = row["stage"]
-    if isinstance(whole.get("then"), list):  # a stage as long as the first one stays as long as that
-        ours, theirs = (f"train.epochs={one['train']['epochs']}" for one in (tree, source))
-        whole["then"] = [stage.replace(theirs, ours) for stage in whole["then"]]
+    ours, theirs = (f"train.epochs={one['train']['epochs']}" for one in (tree, source))
+    then = [stage.replace(theirs, ours) for stage in later_stages(system)]  # as long as the first one remains so
+    whole["then"] = then[0] if len(then) == 1 else then or None
     document = Document(f"recipe {name}", whole)
     document.override(row.get("values", ()))
     document.places.clear()  # the user has not written these
     about = [f"{system} on the images of {base}: {row['what']}. {row['paper']}.", f"run     glmc train {name}"]
-    about += [f"source  method, loss, mixture and stage: {own}; the rest: {base}", "figure  none yet"]
+    about += [f"source  method, loss, mixture and stages: {source_of(system)}; the rest: {base}", "figure  none yet"]
     return document, "\n".join(about)
 
 

@@ -70,7 +70,9 @@ def conclude(
         if found is not None:
             outcome |= {"interval": [found.low, found.high], "how": found.how.replace("test images", "held-out images")}
             ends = f"{compare.signed(found.low)} to {compare.signed(found.high)}"
-            measured = f"95 % interval {ends}; {outcome['how']}"
+            measured = (
+                f"between the runs compared {compare.signed(found.points)}, 95 % interval {ends}; {outcome['how']}"
+            )
         alone = min(len(best.runs), len(others[0].runs)) == 1
         word = "noise, either of the two may be the better one" if noise else "more than noise"
         told = f"{told} It is {points:.1f} points ahead of {second} ({measured}): {word}."
@@ -94,7 +96,7 @@ def conclude(
     screen.say(f"to train it in full:\n{commands[winner]}")
     words = {"told": told, "rows": rows, "command": commands[winner], "left_out": left_out}
     remarks = remarks_on(entries) + list(filter(None, map(compare.doubt_of, entries)))
-    page = compare.html(entries, remarks, words)
+    page = compare.html(entries, remarks, words, BY)
     for ours, theirs in (("test image", "held-out image"), ("test set", "held-out images")):
         page = page.replace(ours, theirs)  # to its runs they are test images; those of the data set nobody has seen
     write_atomic(target / PAGE, page)

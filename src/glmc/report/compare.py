@@ -44,8 +44,8 @@ def gap(a: Entry, b: Entry, metric: str) -> Gap | None:
     return None if metric == "top1" else significance.over_classes(a.first.recall[inside], b.first.recall[inside])
 
 
-def verdicts(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """Each entry against the first: for each metric gap, interval and a plain word; and sentences for the headline.
+def verdicts(entries: Sequence[Entry], by: str = "top1") -> list[dict[str, Any]]:
+    """Each entry against the first: for each metric gap, interval and a plain word; and sentences about metric `by`.
 
     p-values are adjusted for the number of entries compared with the first (Holm).
     """
@@ -58,8 +58,8 @@ def verdicts(entries: Sequence[Entry]) -> list[dict[str, Any]]:
         adjusted = iter(significance.holm([each.p for each in found if each is not None]))
         for place, (entry, each) in enumerate(zip(entries[1:], found, strict=True)):
             p = None if each is None else next(adjusted)
-            if metric == "top1":
-                against[place]["sentences"] = sentences(first, entry, each, p)
+            if metric == by:
+                against[place]["sentences"] = sentences(first, entry, each, p, by)
             if each is not None and p is not None:
                 sure = certain(each, p)
                 word = ("higher" if each.points > 0 else "lower") if sure else "within noise"
@@ -80,15 +80,15 @@ def certain(found: Gap, p: float) -> bool:
     return p < LEVEL and (found.low > 0 or found.high < 0)
 
 
-def sentences(first: Entry, entry: Entry, found: Gap | None, p: float | None) -> list[str]:
-    """What can be said of the top-1 of two entries, in words."""
-    a, b = first.letter, entry.letter
+def sentences(first: Entry, entry: Entry, found: Gap | None, p: float | None, by: str = "top1") -> list[str]:
+    """What can be said of a metric of two entries, in words."""
+    a, b, what = first.letter, entry.letter, METRICS[by].word
     if found is None or p is None:
-        points = entry.scores["top1"]["mean"] - first.scores["top1"]["mean"]
+        points = entry.scores[by]["mean"] - first.scores[by]["mean"]
         several = len(entry.runs) > 1 and len(first.runs) > 1
         why = "neither varies over its seeds" if several else "there are too few trainings, and no predictions.csv"
         return [
-            f"{b} ends {signed(points)} points from {a} in top-1.",
+            f"{b} ends {signed(points)} points from {a} in {what}.",
             f"Whether that is noise cannot be told ({why}): train both with several seeds, e.g. --seeds 0,1,2,3,4.",
         ]
     seeds = f"{a} with seed {first.first.result.seed}, {b} with seed {entry.first.result.seed}"
@@ -97,7 +97,7 @@ def sentences(first: Entry, entry: Entry, found: Gap | None, p: float | None) ->
     measured = f"95 % interval {signed(found.low)} to {signed(found.high)}; {found.how}"
     small = f"p = {p:.2g}" if p >= 0.001 else "p < 0.001"
     rare = f"a gap this large would come by chance in {significance.chance(p)} ({small})"
-    side = f"{number(abs(found.points))} points {'higher' if found.points > 0 else 'lower'} in top-1"
+    side = f"{number(abs(found.points))} points {'higher' if found.points > 0 else 'lower'} in {what}"
     if certain(found, p):
         text = f"{b} is better than {a}" if found.points > 0 else f"{b} is worse than {a}"
         text += f": {side} ({measured})."
@@ -105,7 +105,7 @@ def sentences(first: Entry, entry: Entry, found: Gap | None, p: float | None) ->
         text = f"The difference between {b} and {a} cannot be told from noise: {b} is {side} ({measured})."
     lines = [text, f"If there were no difference, {rare}."]
     if len(first.runs) != len(entry.runs) and "images" in found.how:
-        apart = signed(entry.scores["top1"]["mean"] - first.scores["top1"]["mean"])
+        apart = signed(entry.scores[by]["mean"] - first.scores[by]["mean"])
         alone = f"One run of each is compared image by image ({seeds}); the means of all runs are {apart} points apart."
         lines.insert(0, alone)
     if "images" in found.how:
@@ -175,8 +175,10 @@ def figures(entries: Sequence[Entry]) -> dict[str, Any]:
 SPREAD = "± is the sample standard deviation over the seeds, two ends are the 95 % interval (Wilson) of a single run"
 
 
-def html(entries: Sequence[Entry], remarks: Sequence[str], bench: Mapping[str, Any] | None = None) -> str:
-    """The page; `bench`: what `report.benched` puts at its top."""
+def html(
+    entries: Sequence[Entry], remarks: Sequence[str], bench: Mapping[str, Any] | None = None, by: str = "top1"
+) -> str:
+    """The page; `bench`: what `report.benched` puts at its top; `by`: the metric of its sentences."""
     metrics = [name for name in METRICS if any(name in entry.scores for entry in entries)]
     words = {
         "entries": entries,
@@ -187,7 +189,7 @@ def html(entries: Sequence[Entry], remarks: Sequence[str], bench: Mapping[str, A
         "remarks": remarks,
         "bench": bench,
         "spread": SPREAD,
-        "verdicts": verdicts(entries),
+        "verdicts": verdicts(entries, by),
         "figures": figures(entries),
         "differing": {name: [shown(value) for value in values] for name, values in differing(entries).items()},
         "groups": report.group_words(entries[0].first),

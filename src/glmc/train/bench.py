@@ -1,6 +1,6 @@
 """`glmc bench`: which system suits one's own images, found out in equal seconds on images held out of the training.
 
-The runs know two lists only, train.csv and held-out.csv: no file of the data set's test images is ever opened.
+The runs know two lists only, train.csv and held-out.csv: no test image of the data set is decoded or scored.
 """
 
 import difflib
@@ -32,11 +32,12 @@ from glmc.screen import Screen, clock
 from glmc.stats import advice, find, make_lt
 from glmc.train.pace import TIMED, evaluation_seconds, measured
 from glmc.train.run import carry_out
+from glmc.train.schedule import epochs_needed
 from glmc.train.seeds import take
 
 LISTS = {"train": "train.csv", "test": "held-out.csv"}
 HELD = 0.2  # of the training images, where data.val_fraction does not say
-FEWEST = 3  # epochs; a system that gets fewer is not tried
+FEWEST = 3  # epochs; a system that gets fewer, or too few for its last phase to begin, is not tried
 AGAIN = 2  # systems for whose second seed time is put aside
 TRYING = 0.25  # of the time: how much of it finding out the pace of each system may take
 CLOSING = 4.0  # seconds of a run after its last epoch, as long as none has shown how many they are
@@ -296,7 +297,14 @@ class Trials:
                 test = evaluation_seconds(built, step)
                 epoch = built.loader.steps * step + test / built.recipe.eval.every
                 build = max(time.perf_counter() - began - timed, 0.0)
-                paces[name] = {"epoch": epoch, "tests": 2 * test, "build": build, "step": built.recipe.train.step}
+                least = max(FEWEST, epochs_needed(built.recipe))
+                paces[name] = {
+                    "fewest": least,
+                    "epoch": epoch,
+                    "tests": 2 * test,
+                    "build": build,
+                    "step": built.recipe.train.step,
+                }
                 self.save()
 
     def around(self) -> float:
@@ -341,7 +349,7 @@ class Trials:
         if not names:
             needed = (2 * (sorted(map(fewest, paces.values()))[1] + self.around()) + self.spent) / SAFE / 60
             raise UserError(
-                f"--minutes {self.seconds / 60:g} is too little: {FEWEST} epochs of two systems take about "
+                f"--minutes {self.seconds / 60:g} is too little: the fewest epochs of two systems take about "
                 f"{math.ceil(10 * needed) / 10:g} minutes here"
             )
         again = AGAIN if self.fitting(AGAIN) == names else 0
@@ -349,7 +357,9 @@ class Trials:
         left = [name for name in self.words if name not in names and name not in facts["left_out"]]
         for name in left:
             pace = paces.pop(name, None)
-            facts["left_out"][name] = f"no time, {FEWEST} epochs take about {fewest(pace):.0f} s" if pace else "no time"
+            facts["left_out"][name] = (
+                f"no time, {pace['fewest']} epochs take about {fewest(pace):.0f} s" if pace else "no time"
+            )
         if left:
             told = ", ".join(f"{name} ({facts['left_out'][name]})" for name in left)
             screen.say(f"the time is for {len(names)} systems with {facts['share']:.0f} s each; left out: {told}")
@@ -362,17 +372,23 @@ class Trials:
             if name not in epochs:
                 share = min(self.facts["share"], self.left / (len(paces) - place) / self.slower() - self.around())
                 number = int((share - pace["tests"]) // pace["epoch"])
-                if number < FEWEST and len(epochs) > 1:
-                    self.leave_out(name, "the others took longer than their first steps suggested", screen)
+                if number < pace["fewest"] and len(epochs) > 1:
                     continue
-                epochs[name] = max(1, number)
+                epochs[name] = max(pace["fewest"], number)
                 self.save()
             self.go(name, 0, f"{place + 1} of {len(paces)}", screen)
+        for name, pace in paces.items():  # the others took longer than their first steps had let expect
+            if name not in epochs and fewest(pace) * self.slower() + self.around() < self.left:
+                epochs[name] = pace["fewest"]
+                self.go(name, 0, "time was left", screen)
+            elif name not in epochs and name not in self.facts["left_out"]:
+                self.leave_out(name, "the others took longer than their first steps suggested", screen)
         firsts = {name: [run] for name in paces if result.finished(run := self.run(name, 0))}
         for name in benched.close(firsts):
             seconds = sum((result.read(firsts[name][0]).seconds or {}).values()) + CLOSING
-            if self.run(name, 1).exists() or self.left > seconds:
-                self.go(name, 1, "second seed", screen)
+            if not self.run(name, 1).exists() and self.left < seconds:
+                break  # a second seed of a lesser one would decide nothing
+            self.go(name, 1, "second seed", screen)
 
     def go(self, name: str, seed: int, what: str, screen: Screen) -> None:
         """Train one run, or go on with it; one that cannot be trained is left out."""
@@ -407,4 +423,4 @@ class Trials:
 
 def fewest(pace: Mapping[str, float]) -> float:
     """Seconds of the shortest run."""
-    return FEWEST * pace["epoch"] + pace["tests"]
+    return pace["fewest"] * pace["epoch"] + pace["tests"]

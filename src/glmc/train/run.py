@@ -22,6 +22,7 @@ from glmc.train.conclusion import conclude
 from glmc.train.engine import State, fit, refuse_non_finite
 from glmc.train.pace import Pace, estimate, within
 from glmc.train.saving import Saver, restore
+from glmc.train.schedule import epochs_needed
 
 GLANCE_SECONDS = 0.5  # how often the progress bar looks at the loss
 
@@ -386,7 +387,12 @@ def announce(parts: Parts, run: Path, screen: Screen) -> None:
         f"{len(data.train):,} training images of {len(counts)} classes ({counts.max()} to {counts.min()} a class), "
         f"{len(data.test):,} test images, {data.size} x {data.size} pixels; "
         f"epochs: {recipe.train.epochs}, of {parts.loader.steps} steps"
+        + "".join(f", then {stage}" for stage in ([recipe.then] if isinstance(recipe.then, str) else recipe.then or []))
     )
+    if recipe.train.epochs < (needed := epochs_needed(recipe)):
+        screen.say(
+            f"with fewer than {needed} epochs the last phase of {recipe.system} never begins: raise train.epochs"
+        )
 
 
 def headline(

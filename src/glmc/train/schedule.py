@@ -1,7 +1,11 @@
-"""Learning rate as a factor of its peak, one value an epoch."""
+"""Learning rate as a factor of its peak, one value an epoch; and how many epochs a recipe's phases take."""
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from glmc.recipe import Recipe
 
 
 def factor(
@@ -49,3 +53,18 @@ def paco(epoch: int, epochs: int) -> float:
     if epoch <= 10:
         return (epoch + 1) / 10
     return 0.5 * (1 + math.cos(math.pi * (epoch - 9) / (epochs - 9)))
+
+
+def epochs_needed(recipe: Recipe) -> int:
+    """The fewest epochs in which every phase of a loss and a method takes part: 5 if one begins at 0.8 of the run."""
+    latest = max((*beginnings(recipe.loss.params), *beginnings(recipe.method.params)), default=0.0)
+    return next(epochs for epochs in itertools.count(1) if (epochs - 1) / epochs >= latest)
+
+
+def beginnings(settings: Mapping[str, Any]) -> Iterator[float]:
+    """Parts of the run at which something begins, in [0, 1): settings called so, those of a loss within included."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from beginnings(value)
+        elif name in ("start", "softening_from"):
+            yield value
