@@ -280,7 +280,7 @@ def record(work: Path, out: Path, data: str, epochs: int) -> None:
         "data": data,
         "epochs": epochs,
         "command": f"python benchmarks/leaderboard.py --data {data} --epochs {epochs} --record {out.name}",
-        "environment": {key: value for key, value in environment.items() if key != "command"},
+        "environment": {key: environment[key] for key in environment if key not in ("run", "command", "resumed")},
         "rate": read_json(place / "rate.json"),
         "aside": SETS[data].aside,
         "costs": {cost["system"]: cost["ratio"] for cost in map(read_json, sorted(place.glob("cost-*.json")))},
@@ -308,10 +308,10 @@ def main() -> None:
     chosen = words.systems.split(",") if words.systems else list(rows())
     for unknown in sorted(set(chosen) - set(rows())):
         parser.error(f"there is no system {unknown}: `glmc list systems` names all")
-    work, out = words.work.resolve(), HERE / "records" / words.record
+    work, docs, out = words.work.resolve(), words.docs.resolve(), HERE / "records" / words.record
     failed = [] if words.write else train(words, chosen, work)
     record(work, out, words.data, words.epochs)
-    write(out, words.docs)
+    write(out, docs)
     if failed:
         raise SystemExit("\n".join(failed))
 
@@ -320,6 +320,7 @@ def train(words: argparse.Namespace, chosen: Sequence[str], work: Path) -> list[
     """Train what is missing; what went wrong, in a text each."""
     board = Board(words.data, words.epochs, work, runtime.pick_device("auto").type)
     lay_out(board.images.folder, words.root.resolve(), work)
+    os.chdir(work)  # where data.root begins
     board.tune(words.jobs)
     failed = []
     for column in words.columns.split(","):

@@ -99,7 +99,7 @@ def test_it_ends_in_time_with_a_winner_goes_on_where_it_stopped_and_opens_no_tes
         ([], {"systems": ["ce", "balancd_softmax"]}, "no system 'balancd_softmax'; did you mean balanced_softmax"),
         ([], {"systems": ["ce", "crt"]}, "crt has a second stage"),
         ([], {"systems": ["ce"]}, "name two or more"),
-        ([], {"minutes": 0.001}, "--minutes 0.001 is too little: 3 epochs of two systems take about"),
+        ([], {"minutes": 0.001}, "--minutes 0.001 is too little: the fewest epochs of two systems take about"),
     ],
 )
 def test_bad_input_is_refused_and_leaves_nothing(photos, words, changes, said):
