@@ -65,7 +65,7 @@ def train(
     if recipe.changed(overrides):
         wanted = wanted.override("expect=null", "published=null")  # results of another recipe from here on
     if minutes is not None and wanted.then is not None:
-        following = wanted.then if isinstance(wanted.then, str) else wanted.then[0]
+        following = wanted.later[0]
         raise UserError(f"--minutes is for a single stage, and {following} follows this one: set then=null")
     if seeds is None and folds is None:
         if together is not None:

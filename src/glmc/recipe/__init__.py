@@ -102,6 +102,11 @@ class Recipe(Section):
         return " + ".join(name for name, plain in zip(names, usual, strict=True) if name != plain)
 
     @property
+    def later(self) -> list[str]:
+        """The stages that `then` names, in order, each perhaps with values of its own."""
+        return [self.then] if isinstance(self.then, str) else self.then or []
+
+    @property
     def title(self) -> str:
         """The system and its network, e.g. "glmc + class_weighted + mixup_cutmix on resnet32"."""
         return f"{self.system} on {self.model.name}"

@@ -377,7 +377,7 @@ class Trials:
                 epochs[name] = max(pace["fewest"], number)
                 self.save()
             self.go(name, 0, f"{place + 1} of {len(paces)}", screen)
-        for name, pace in paces.items():  # the others took longer than their first steps had let expect
+        for name, pace in paces.items():  # those for which the time seemed too short, where it was not
             if name not in epochs and fewest(pace) * self.slower() + self.around() < self.left:
                 epochs[name] = pace["fewest"]
                 self.go(name, 0, "time was left", screen)

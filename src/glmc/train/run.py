@@ -387,7 +387,7 @@ def announce(parts: Parts, run: Path, screen: Screen) -> None:
         f"{len(data.train):,} training images of {len(counts)} classes ({counts.max()} to {counts.min()} a class), "
         f"{len(data.test):,} test images, {data.size} x {data.size} pixels; "
         f"epochs: {recipe.train.epochs}, of {parts.loader.steps} steps"
-        + "".join(f", then {stage}" for stage in ([recipe.then] if isinstance(recipe.then, str) else recipe.then or []))
+        + "".join(f", then {stage}" for stage in recipe.later)
     )
     if recipe.train.epochs < (needed := epochs_needed(recipe)):
         screen.say(

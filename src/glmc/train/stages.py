@@ -118,7 +118,7 @@ def following(recipe: Recipe) -> list[Following]:
         UserError: their words cannot be taken apart.
     """
     found = []
-    for text in [recipe.then] if isinstance(recipe.then, str) else recipe.then or []:
+    for text in recipe.later:
         try:
             name, *overrides = shlex.split(text)
         except ValueError as error:
