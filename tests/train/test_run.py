@@ -451,8 +451,8 @@ def test_a_loss_that_is_nan_ends_its_own_run_and_not_those_beside_it(place, no_r
 
 SETTINGS = {
     "sgd with a moving average, uphill": ["train.ema=0.9", "optim.momentum=0.9", "optim.sharpness={rho: 0.05}"],
-    "adamw with noise, a method of one's own with every hook and dropout": [
-        "optim.name=adamw",
+    "muon with noise, a method of one's own with every hook and dropout": [
+        "optim.name=muon",
         "optim.lr=0.003",
         "method={name: own_methods:Hooked}",
         "optim.backbone_lr=0.001",

@@ -66,6 +66,7 @@ class Pairs(Mixture):
     Args:
         alpha: lambda ~ Beta(alpha, alpha); 1 is uniform.
         probability: share of the steps that are mixed.
+        early, late: parts of the run, in [0, 0.5), at its beginning and at its end in which nothing is mixed.
         per_image: a lambda for each image instead of one for the batch.
         sampling: r of the stream of partners, P(class c) ~ n_c ** (1 - r); null takes them from the same batch.
     """
@@ -78,6 +79,8 @@ class Pairs(Mixture):
         *,
         alpha: float = 1.0,
         probability: float = 1.0,
+        early: float = 0.0,
+        late: float = 0.0,
         per_image: bool = False,
         sampling: float | None = None,
     ) -> None:
@@ -88,7 +91,11 @@ class Pairs(Mixture):
             raise ValueError(f"sampling must lie in [-10, 10], not {sampling}")
         if not 0 <= probability <= 1:
             raise ValueError(f"probability must lie in [0, 1], not {probability}")
-        self.alpha, self.probability, self.per_image, self.stream = alpha, probability, per_image, sampling
+        for name, value in (("early", early), ("late", late)):
+            if not 0 <= value < 0.5:
+                raise ValueError(f"{name} must lie in [0, 0.5), not {value}")
+        self.alpha, self.probability, self.early, self.late = alpha, probability, early, late
+        self.per_image, self.stream = per_image, sampling
 
     def tables(self, rng: Draws, *, epoch: int, epochs: int, steps: int, batch: int) -> dict[str, NDArray[Any]]:  # noqa: D102
         shape = (steps, batch) if self.per_image else (steps,)
@@ -97,6 +104,8 @@ class Pairs(Mixture):
         if self.probability < 1:
             kept = rng.uniform(steps) >= self.probability
             lam[kept] = 1.0  # all of the first image
+        if not round(self.early * epochs) <= epoch < epochs - round(self.late * epochs):
+            lam[:] = 1.0
         if self.stream is None:
             order = np.argsort(rng.uniform(steps, batch), axis=1)  # the last, smaller batch uses the first of a row
             return {"lam": lam, "centre": centre, "order": order}

@@ -2,11 +2,9 @@
 
 from typing import Any
 
-from numpy.typing import NDArray
 from torch import Tensor
 
 from glmc.mixtures.cutmix import CutMix
-from glmc.random import Draws
 
 
 class CMO(CutMix):
@@ -29,14 +27,4 @@ class CMO(CutMix):
         late: float = 0.015,
         **rest: Any,
     ) -> None:
-        super().__init__(counts, sampling=sampling, probability=probability, **rest)
-        for name, value in (("early", early), ("late", late)):
-            if not 0 <= value < 0.5:
-                raise ValueError(f"{name} must lie in [0, 0.5), not {value}")
-        self.early, self.late = early, late
-
-    def tables(self, rng: Draws, *, epoch: int, epochs: int, steps: int, batch: int) -> dict[str, NDArray[Any]]:  # noqa: D102
-        tables = super().tables(rng, epoch=epoch, epochs=epochs, steps=steps, batch=batch)
-        if not round(self.early * epochs) <= epoch < epochs - round(self.late * epochs):
-            tables["lam"][:] = 1.0  # all of the first image
-        return tables
+        super().__init__(counts, sampling=sampling, probability=probability, early=early, late=late, **rest)

@@ -453,12 +453,18 @@ class Sharpness(Section):
 class Optim(Section):
     """The optimiser."""
 
-    name: Literal["sgd", "adamw"] = Field("sgd", description="stochastic gradient descent, or AdamW")
+    name: Literal["sgd", "adamw", "muon"] = Field(
+        "sgd",
+        description="stochastic gradient descent; AdamW; or Muon, which orthogonalises the updates of the backbone's "
+        "matrices and kernels and leaves the rest to AdamW, at the same learning rate",
+    )
     lr: float = Field(gt=0, description="peak learning rate, above 0")
     backbone_lr: float | None = Field(None, gt=0, description="peak learning rate of the backbone; null: as the heads'")
-    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd, in [0, 1)")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd and muon, in [0, 1)")
     nesterov: bool = Field(False, description="whether sgd's momentum looks ahead")
-    weight_decay: float = Field(ge=0, description="of every weight; added to the gradient by sgd, decoupled by adamw")
+    weight_decay: float = Field(
+        ge=0, description="of every weight; added to the gradient by sgd, decoupled by adamw and muon"
+    )
     clip: float | None = Field(None, gt=0, description="largest norm of the whole gradient; null: not clipped")
     sharpness: Sharpness | None = Field(
         None,

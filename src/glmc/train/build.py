@@ -34,6 +34,7 @@ from glmc.screen import Screen
 from glmc.step import Batch, Step
 from glmc.train.engine import Inputs, Terms, draw, move, state_of, training_step
 from glmc.train.execution import Fallback, Graphed, Makers, Mode
+from glmc.train.muon import Muon
 from glmc.train.returned import checked, refuse_logits, refuse_tables, refuse_terms
 from glmc.train.schedule import factor
 
@@ -303,7 +304,7 @@ def settle(recipe: Recipe, screen: Screen, known: Inventory | None = None) -> tu
 
 
 def build_optimizer(method: Method, recipe: Settled) -> torch.optim.Optimizer:
-    """SGD or AdamW with a group for the heads, one for the backbone, and one for each module with a rate of its own.
+    """SGD, AdamW or Muon with groups for the heads, the backbone, and each module with a rate of its own.
 
     "peak" is a group's largest learning rate; the present one, "lr", is a tensor: a recorded step sees it change.
     """
@@ -328,6 +329,10 @@ def build_optimizer(method: Method, recipe: Settled) -> torch.optim.Optimizer:
     if optim.name == "adamw":
         recordable = device.type == "cuda"
         return torch.optim.AdamW(groups, weight_decay=optim.weight_decay, fused=True, capturable=recordable)
+    if optim.name == "muon":
+        for group in groups:
+            group["orthogonal"] = group["name"] == "backbone"
+        return Muon(groups, momentum=optim.momentum, weight_decay=optim.weight_decay)
     return torch.optim.SGD(
         groups,
         momentum=optim.momentum,

@@ -1,0 +1,175 @@
+"""A grid of recipes with seeds on a split that is no test set, or on the test set once: studies/STUDY.yaml.
+
+    python benchmarks/study.py screen --root data --record DATE-study
+
+A study says what all its rows share, and what each has of its own:
+
+    data: tiny100            cifar10-jpeg or tiny100
+    epochs: 15
+    split: aside             balanced training images instead of the test images; or test: the published lists
+    seeds: [0]
+    values: [...]            overrides of every row
+    rows:
+      name: {system: balanced_softmax, values: [optim.lr=0.1]}    a system of `glmc list systems`, and overrides
+      other: {like: name, values: [...]}                          another row with more overrides
+      long: {like: name, seconds: other}                          epochs for which the time of another row suffices
+
+Rows that are run already, by whichever study, are taken from --work; the same command goes on where it stopped. It
+prints the rows, best first, and writes benchmarks/records/RECORD/STUDY.json.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from campaign import lay_out
+from glmc import runtime
+from glmc.recipe import Recipe
+from glmc.runs.files import write_atomic
+from running import SETS, Runs, in_turn
+
+HERE = Path(__file__).resolve().parent
+GROUPS = ("many", "medium", "few")
+
+
+class Study:
+    """A grid and its runs.
+
+    Args:
+        file: of the grid.
+        work: folder of the runs.
+    """
+
+    def __init__(self, file: Path, work: Path) -> None:
+        self.plan = yaml.safe_load(file.read_text())
+        self.name = file.stem
+        self.runs = Runs(self.plan["data"], work / self.plan["data"], runtime.pick_device("auto").type)
+        self.aside = self.runs.set_aside() if self.plan["split"] == "aside" else []
+
+    def row(self, name: str) -> dict[str, Any]:
+        """A row with what it has from the row that it is like."""
+        row = self.plan["rows"][name] or {}
+        base = self.row(row["like"]) if "like" in row else {"values": []}
+        return {**base, **row, "values": [*base["values"], *row.get("values", [])]}
+
+    def recipe(self, name: str, seed: int, epochs: int | None = None) -> Recipe:
+        """What a row trains; in other epochs than the study says, if they are given."""
+        row = self.row(name)
+        epochs = epochs or row.get("epochs", self.plan["epochs"])
+        if "seconds" in row:
+            epochs = max(1, round(epochs * self.ratio(row["seconds"], row["like"])))
+        values = [*self.aside, *self.plan.get("values", []), *row["values"]]
+        return self.runs.composed(row["system"], seed, epochs, values)
+
+    def ratio(self, slow: str, fast: str) -> float:
+        """Time of an epoch of one row in that of another, measured once."""
+        recipes = [self.recipe(name, 0) for name in (slow, fast)]
+        known_by = blake2b("".join(recipe.to_yaml() for recipe in recipes).encode(), digest_size=6).hexdigest()
+        file = self.runs.work / f"ratio-{known_by}.json"
+        if not file.exists():
+            write_atomic(file, json.dumps(in_turn(*recipes)) + "\n")
+        return float(json.loads(file.read_text()))
+
+    def train(self, name: str, seed: int, epochs: int | None = None) -> dict[str, Any]:
+        """Train a row with a seed, unless that has been done; what came out."""
+        whole = self.recipe(name, seed, epochs)
+        run = self.runs.trained(whole)
+        result = json.loads((run / "result.json").read_text())
+        last = result["last"]
+        print(f"{time.strftime('%H:%M')} {name:40} seed {seed} {last['top1']:6.2f}", flush=True)
+        return {
+            "seed": seed,
+            "epochs": whole.train.epochs,
+            "last": last,
+            "recalls": [each["recall"] for each in result["per_class"]],
+            "parameters": result["parameters"],
+            "backbone": result["backbone"],
+            "seconds": result["seconds"],
+            "environment": json.loads((run / "environment.json").read_text()),
+        }
+
+    def all(self, jobs: int, record: Path) -> None:
+        """Train every row, seed by seed, and write down what there is after each."""
+        found: dict[str, list[dict[str, Any]]] = {name: [] for name in self.plan["rows"]}
+
+        def one(name: str, seed: int) -> None:
+            found[name].append(self.train(name, seed))
+            self.write(found, record)
+
+        with ThreadPoolExecutor(jobs) as pool:
+            wanted = itertools.product(self.plan["seeds"], self.plan["rows"])
+            waiting = [pool.submit(one, name, seed) for seed, name in wanted]
+        print("\n".join(self.table(found)))
+        for each in waiting:
+            each.result()
+
+    def write(self, found: dict[str, list[dict[str, Any]]], record: Path) -> None:
+        """The record: what was asked, and every run that there is."""
+        done = {name: sorted(runs, key=lambda run: run["seed"]) for name, runs in found.items() if runs}
+        environment = next(iter(done.values()))[0]["environment"]
+        rows = {
+            name: {
+                **{key: value for key, value in self.row(name).items() if key != "like"},
+                "runs": [{key: value for key, value in run.items() if key != "environment"} for run in runs],
+            }
+            for name, runs in done.items()
+        }
+        whole = {
+            "command": f"python benchmarks/study.py {self.name} --record {record.name}",
+            "environment": {key: environment[key] for key in environment if key not in ("run", "command", "resumed")},
+            **{key: value for key, value in self.plan.items() if key != "rows"},
+            "rows": rows,
+        }
+        record.mkdir(parents=True, exist_ok=True)
+        write_atomic(record / f"{self.name}.json", json.dumps(whole, indent=1) + "\n")
+
+    def table(self, found: dict[str, list[dict[str, Any]]]) -> list[str]:
+        """The rows, best first, as a table in Markdown."""
+        lines = ["| row | epochs | top-1 | many / medium / few | ECE | seconds |", "|---|---|---|---|---|---|"]
+        done = {name: runs for name, runs in found.items() if runs}
+        for name, runs in sorted(done.items(), key=lambda pair: -mean(pair[1], "top1")[0]):
+            groups = " / ".join(f"{mean(runs, group)[0]:.1f}" for group in GROUPS if group in runs[0]["last"])
+            seconds = statistics.mean(run["seconds"]["train"] for run in runs)
+            top1, spread = mean(runs, "top1")
+            spoken = f"{top1:.1f} ± {spread:.1f}" if len(runs) > 1 else f"{top1:.1f}"
+            ece = mean(runs, "ece")[0]
+            lines.append(f"| {name} | {runs[0]['epochs']} | {spoken} | {groups} | {ece:.1f} | {seconds:.0f} |")
+        return lines
+
+
+def mean(runs: Sequence[dict[str, Any]], score: str) -> tuple[float, float]:
+    """Mean and standard deviation of a score of the last epoch over runs."""
+    values = [run["last"][score] for run in runs]
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def main() -> None:
+    """Read the command line and carry a study out."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", nargs="+", help="files of benchmarks/studies, without .yaml; one after the other")
+    parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
+    parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the data sets or their archives")
+    parser.add_argument("--work", type=Path, default=Path("runs/study"), help="folder of the runs")
+    parser.add_argument("--record", required=True, help="folder under benchmarks/records")
+    words = parser.parse_args()
+    root, work = words.root.resolve(), words.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    for name in words.study:
+        data = yaml.safe_load((HERE / "studies" / f"{name}.yaml").read_text())["data"]
+        lay_out(SETS[data].folder, root, work)
+        os.chdir(work)  # where data.root begins
+        Study(HERE / "studies" / f"{name}.yaml", work).all(words.jobs, HERE / "records" / words.record)
+
+
+if __name__ == "__main__":
+    main()

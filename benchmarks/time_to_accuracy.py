@@ -1,0 +1,77 @@
+"""How soon a row of a study is as accurate as another one is at its end: a speed run, with its history kept.
+
+    python benchmarks/time_to_accuracy.py STUDY --row glmc_plus --epochs 16 --target "balanced softmax" --root data \
+        --note "what is new"
+
+The schedule must know its end, so a speed run is a training of so many epochs: it counts if the mean of its last-epoch
+top-1 over the seeds of the study reaches that of the target after all of the study's epochs. Its time is told in that
+of the target: epochs of both, and steps timed in turn, so that other work on the machine slows both down. Every attempt
+is added to benchmarks/records/time-to-accuracy/STUDY.json, those that fell short too, and the history is printed.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import yaml
+
+from campaign import lay_out
+from glmc.runs.files import write_atomic
+from running import SETS
+from study import HERE, Study
+
+HISTORY = HERE / "records" / "time-to-accuracy"
+
+
+def main() -> None:
+    """Read the command line, train what is missing, and add the attempt to the history."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", help="file of benchmarks/studies, without .yaml")
+    parser.add_argument("--row", required=True, help="what is tried")
+    parser.add_argument("--epochs", type=int, required=True, help="of what is tried")
+    parser.add_argument("--target", required=True, help="row that it is to be as accurate as")
+    parser.add_argument("--note", required=True, help="what is new about this attempt")
+    parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
+    parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the data sets or their archives")
+    parser.add_argument("--work", type=Path, default=Path("runs/study"), help="folder of the runs")
+    words = parser.parse_args()
+    file, root, work = HERE / "studies" / f"{words.study}.yaml", words.root.resolve(), words.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    lay_out(SETS[yaml.safe_load(file.read_text())["data"]].folder, root, work)
+    os.chdir(work)  # where data.root begins
+    study = Study(file, work)
+    with ThreadPoolExecutor(words.jobs) as pool:
+        wanted = list(itertools.product(((words.target, None), (words.row, words.epochs)), study.plan["seeds"]))
+        runs = list(pool.map(lambda each: study.train(each[0][0], each[1], each[0][1]), wanted))
+    half = len(runs) // 2
+    target, found = ([run["last"]["top1"] for run in part] for part in (runs[:half], runs[half:]))
+    whole = study.plan["epochs"]
+    attempt = {
+        "date": time.strftime("%Y-%m-%d"),
+        "note": words.note,
+        "row": words.row,
+        **{key: study.row(words.row)[key] for key in ("system", "values")},
+        "epochs": words.epochs,
+        "top1": found,
+        "target": {"row": words.target, "epochs": whole, "top1": target},
+        "reached": statistics.mean(found) >= statistics.mean(target),
+        "time": words.epochs / whole * study.ratio(words.row, words.target),
+    }
+    history = HISTORY / f"{words.study}.json"
+    attempts = [*(json.loads(history.read_text()) if history.exists() else []), attempt]
+    HISTORY.mkdir(parents=True, exist_ok=True)
+    write_atomic(history, json.dumps(attempts, indent=1) + "\n")
+    print("| date | attempt | epochs | top-1 | target | time of the target's |\n|---|---|---|---|---|---|")
+    for each in attempts:
+        top1, wanted_top1 = (statistics.mean(values) for values in (each["top1"], each["target"]["top1"]))
+        share = f"{100 * each['time']:.0f} %" if each["reached"] else "fell short"
+        print(f"| {each['date']} | {each['note']} | {each['epochs']} | {top1:.1f} | {wanted_top1:.1f} | {share} |")
+
+
+if __name__ == "__main__":
+    main()
