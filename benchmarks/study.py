@@ -1,6 +1,6 @@
-"""A grid of recipes with seeds on a split that is no test set, or on the test set once: studies/STUDY.yaml.
+"""A grid of recipes with seeds, on images that are no test images or, at the end and once, on the test images.
 
-    python benchmarks/study.py screen --root data --record DATE-study
+    python benchmarks/study.py benchmarks/studies/screen-tiny.yaml --root data --record DATE-study
 
 A study says what all its rows share, and what each has of its own:
 
@@ -15,7 +15,7 @@ A study says what all its rows share, and what each has of its own:
       long: {like: name, seconds: other}                          epochs for which the time of another row suffices
 
 Rows that are run already, by whichever study, are taken from --work; the same command goes on where it stopped. It
-prints the rows, best first, and writes benchmarks/records/RECORD/STUDY.json.
+prints the rows, best first, and writes STUDY.json into benchmarks/records/RECORD.
 """
 
 import argparse
@@ -23,6 +23,7 @@ import itertools
 import json
 import os
 import statistics
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -101,10 +102,13 @@ class Study:
     def all(self, jobs: int, record: Path) -> None:
         """Train every row, seed by seed, and write down what there is after each."""
         found: dict[str, list[dict[str, Any]]] = {name: [] for name in self.plan["rows"]}
+        writing = threading.Lock()
 
         def one(name: str, seed: int) -> None:
-            found[name].append(self.train(name, seed))
-            self.write(found, record)
+            run = self.train(name, seed)
+            with writing:
+                found[name].append(run)
+                self.write(found, record)
 
         with ThreadPoolExecutor(jobs) as pool:
             wanted = itertools.product(self.plan["seeds"], self.plan["rows"])
@@ -125,7 +129,7 @@ class Study:
             for name, runs in done.items()
         }
         whole = {
-            "command": f"python benchmarks/study.py {self.name} --record {record.name}",
+            "command": f"python benchmarks/study.py benchmarks/studies/{self.name}.yaml --record {record.name}",
             "environment": {key: environment[key] for key in environment if key not in ("run", "command", "resumed")},
             **{key: value for key, value in self.plan.items() if key != "rows"},
             "rows": rows,
@@ -156,19 +160,23 @@ def mean(runs: Sequence[dict[str, Any]], score: str) -> tuple[float, float]:
 def main() -> None:
     """Read the command line and carry a study out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", nargs="+", help="files of benchmarks/studies, without .yaml; one after the other")
+    parser.add_argument("study", nargs="+", type=Path, help="files of studies, carried out one after the other")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
     parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the data sets or their archives")
     parser.add_argument("--work", type=Path, default=Path("runs/study"), help="folder of the runs")
     parser.add_argument("--record", required=True, help="folder under benchmarks/records")
     words = parser.parse_args()
-    root, work = words.root.resolve(), words.work.resolve()
+    files, root, work = [file.resolve() for file in words.study], words.root.resolve(), words.work.resolve()
+    for file in files:
+        begun(file, root, work).all(words.jobs, HERE / "records" / words.record)
+
+
+def begun(file: Path, root: Path, work: Path) -> Study:
+    """A study whose images lie in the working directory from now on."""
     work.mkdir(parents=True, exist_ok=True)
-    for name in words.study:
-        data = yaml.safe_load((HERE / "studies" / f"{name}.yaml").read_text())["data"]
-        lay_out(SETS[data].folder, root, work)
-        os.chdir(work)  # where data.root begins
-        Study(HERE / "studies" / f"{name}.yaml", work).all(words.jobs, HERE / "records" / words.record)
+    lay_out(SETS[yaml.safe_load(file.read_text())["data"]].folder, root, work)
+    os.chdir(work)  # where data.root begins
+    return Study(file, work)
 
 
 if __name__ == "__main__":

@@ -1,37 +1,30 @@
 """How soon a row of a study is as accurate as another one is at its end: a speed run, with its history kept.
 
-    python benchmarks/time_to_accuracy.py STUDY --row glmc_plus --epochs 16 --target "balanced softmax" --root data \
-        --note "what is new"
+    python benchmarks/time_to_accuracy.py benchmarks/studies/STUDY.yaml --row muon --epochs 16 --target bs --root data
+        --note "what is new" --record DATE-time-to-accuracy
 
 The schedule must know its end, so a speed run is a training of so many epochs: it counts if the mean of its last-epoch
 top-1 over the seeds of the study reaches that of the target after all of the study's epochs. Its time is told in that
 of the target: epochs of both, and steps timed in turn, so that other work on the machine slows both down. Every attempt
-is added to benchmarks/records/time-to-accuracy/STUDY.json, those that fell short too, and the history is printed.
+is added to STUDY.json in benchmarks/records/RECORD, those that fell short too, and the history is printed.
 """
 
 import argparse
 import itertools
 import json
-import os
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import yaml
-
-from campaign import lay_out
 from glmc.runs.files import write_atomic
-from running import SETS
-from study import HERE, Study
-
-HISTORY = HERE / "records" / "time-to-accuracy"
+from study import HERE, begun
 
 
 def main() -> None:
     """Read the command line, train what is missing, and add the attempt to the history."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", help="file of benchmarks/studies, without .yaml")
+    parser.add_argument("study", type=Path, help="file of a study")
     parser.add_argument("--row", required=True, help="what is tried")
     parser.add_argument("--epochs", type=int, required=True, help="of what is tried")
     parser.add_argument("--target", required=True, help="row that it is to be as accurate as")
@@ -39,12 +32,10 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
     parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the data sets or their archives")
     parser.add_argument("--work", type=Path, default=Path("runs/study"), help="folder of the runs")
+    parser.add_argument("--record", required=True, help="folder under benchmarks/records")
     words = parser.parse_args()
-    file, root, work = HERE / "studies" / f"{words.study}.yaml", words.root.resolve(), words.work.resolve()
-    work.mkdir(parents=True, exist_ok=True)
-    lay_out(SETS[yaml.safe_load(file.read_text())["data"]].folder, root, work)
-    os.chdir(work)  # where data.root begins
-    study = Study(file, work)
+    history = HERE / "records" / words.record / words.study.with_suffix(".json").name
+    study = begun(words.study.resolve(), words.root.resolve(), words.work.resolve())
     with ThreadPoolExecutor(words.jobs) as pool:
         wanted = list(itertools.product(((words.target, None), (words.row, words.epochs)), study.plan["seeds"]))
         runs = list(pool.map(lambda each: study.train(each[0][0], each[1], each[0][1]), wanted))
@@ -62,9 +53,8 @@ def main() -> None:
         "reached": statistics.mean(found) >= statistics.mean(target),
         "time": words.epochs / whole * study.ratio(words.row, words.target),
     }
-    history = HISTORY / f"{words.study}.json"
     attempts = [*(json.loads(history.read_text()) if history.exists() else []), attempt]
-    HISTORY.mkdir(parents=True, exist_ok=True)
+    history.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(history, json.dumps(attempts, indent=1) + "\n")
     print("| date | attempt | epochs | top-1 | target | time of the target's |\n|---|---|---|---|---|---|")
     for each in attempts:

@@ -1,4 +1,4 @@
-"""benchmarks/leaderboard.py on four classes of small squares: two systems that share a first stage, one epoch."""
+"""benchmarks/leaderboard.py and study.py on four classes of small squares."""
 
 import json
 import subprocess
@@ -54,3 +54,37 @@ def test_what_is_set_aside_is_balanced_and_no_part_of_the_training_list(tmp_path
     )
     assert (len(train), len(aside), train & aside) == (400, 100, set())
     assert all(sum(line.endswith(f" class{label}") for line in aside) == 25 for label in range(4))
+
+
+def test_a_study_goes_on_where_it_stopped_and_a_speed_run_adds_to_its_history(tmp_path, monkeypatch):
+    squares(tmp_path / "cifar10-jpeg")
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(
+        "data: cifar10-jpeg\nepochs: 2\nsplit: aside\nseeds: [0]\nvalues: [data.imbalance=null]\nrows:\n"
+        "  base: {system: ce, values: [optim.lr=0.02]}\n"
+        "  sharp: {like: base, system: sam}\n"
+        "  short: {like: base, seconds: base, epochs: 1}\n"
+    )
+    monkeypatch.setenv("GLMC_CACHE", str(tmp_path / "cache"))
+    places = ["--root", tmp_path, "--work", tmp_path / "work", "--record"]
+    for _ in range(2):  # the second time nothing is left to do
+        done = subprocess.run(
+            [sys.executable, ROOT / "benchmarks" / "study.py", grid, *places, tmp_path / "record"],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "record" / "grid.json").read_text())["rows"]
+    assert {name: row["runs"][0]["epochs"] for name, row in found.items()} == {"base": 2, "sharp": 2, "short": 1}
+    assert "| base | 2 | " in done.stdout
+    assert len(list((tmp_path / "work" / "cifar10-jpeg" / "runs").glob("*/result.json"))) == 3
+    command = [sys.executable, ROOT / "benchmarks" / "time_to_accuracy.py", grid, "--row", "sharp", "--epochs", "2"]
+    done = subprocess.run(
+        [*command, "--target", "base", "--note", "a step uphill", *places, tmp_path / "history"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (attempt,) = json.loads((tmp_path / "history" / "grid.json").read_text())
+    assert attempt["time"] > 1
+    assert "a step uphill | 2 |" in done.stdout
