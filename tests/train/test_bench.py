@@ -12,6 +12,9 @@ from PIL import Image
 
 from glmc import report
 from glmc.errors import UserError
+from glmc.report import benched, compare
+from glmc.report.entries import Entry
+from glmc.report.significance import Gap
 from glmc.train import bench, pace, run
 
 OPENED = []
@@ -114,3 +117,10 @@ def test_a_single_class_is_refused(photos):
             (photos / part / name).rename(photos.parent / f"{part}-{name}")
     with pytest.raises(UserError, match="single class 'ash'"):
         call(photos)
+
+
+def test_two_seeds_that_agree_do_not_make_up_for_few_images(monkeypatch):
+    narrow, wide = (Gap(1.0, 1.0 - width, 1.0 + width, 0.01, "") for width in (0.1, 15.0))
+    monkeypatch.setattr(compare, "gap", lambda a, b, metric: narrow if len(a.runs) > 1 else wide)
+    best, other = (Entry("A", "one", [0, 1], {"balanced": {"mean": mean, "n": 2}}) for mean in (25.0, 24.0))
+    assert benched.lead(best, other) == (1.0, wide, True)
