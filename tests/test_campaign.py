@@ -120,7 +120,7 @@ def test_runs_that_are_killed_go_on_and_are_recorded(campaign, tmp_path):
 
 
 def test_a_check_that_is_killed_goes_on(campaign, tmp_path):
-    words = ["check", "--device", "cpu", "--steps", "4", "--minutes", "1"]
+    words = ["check", "--device", "cpu", "--steps", "4", "--minutes", "3"]
     first = campaign(*words, "--out", "first")
     while first.poll() is None and kept(tmp_path / "first").get("versions", {}).get("state") != "done":
         time.sleep(0.05)
