@@ -66,9 +66,10 @@ class Study:
     def recipe(self, name: str, seed: int, epochs: int | None = None) -> Recipe:
         """What a row trains; in other epochs than the study says, if they are given."""
         row = self.row(name)
-        epochs = epochs or row.get("epochs", self.plan["epochs"])
-        if "seconds" in row:
-            epochs = max(1, round(epochs * self.ratio(row["seconds"], row["like"])))
+        if epochs is None:
+            epochs = row.get("epochs", self.plan["epochs"])
+            share = self.ratio(row["seconds"], row["like"]) if "seconds" in row else 1.0
+            epochs = max(1, round(epochs * share))
         values = [*self.aside, *self.plan.get("values", []), *row["values"]]
         return self.runs.composed(row["system"], seed, epochs, values)
 

