@@ -153,7 +153,7 @@ def unpack(folder: Path, into: Path) -> Path:
 def items_in(roots: Sequence[Path]) -> dict[str, Facts]:
     """Name -> item: the one that was done, otherwise the last."""
     found: dict[str, Facts] = {}
-    for file in (file for root in roots for file in sorted(root.glob("items/*.json"))):
+    for file in (file for root in roots for file in sorted(root.glob("items/[!.]*.json"))):  # not what is being written
         facts = json.loads(file.read_text())
         if found.get(facts["name"], {}).get("state") != "done":
             found[facts["name"]] = facts
