@@ -30,7 +30,7 @@ from glmc.recipe.systems import rows
 from glmc.runs.files import write_atomic
 from glmc.train.stages import POSTHOC, following, second_recipe
 from leaderboard_page import Facts, read_json, write
-from running import SETS, Runs, in_turn, length
+from running import SETS, Runs, circumstances, in_turn, length
 
 HERE = Path(__file__).resolve().parent
 COLUMNS = ("common", "own", "seconds")
@@ -56,7 +56,7 @@ class Board(Runs):
 
     def wanted(self, column: str, system: str, seed: int) -> Recipe | None:
         """The recipe of a system in a column; none where it is that of the first column, or cannot be told yet."""
-        epochs, values = self.epochs, self.settings(system)
+        epochs, values = self.epochs, [f"optim.lr={self.rate}"]
         if column == "own":
             source = recipe.load(f"cifar100_lt/{rows()[system].get('recipe', system)}").optim
             if source.lr == self.rate:
@@ -67,11 +67,6 @@ class Board(Runs):
             if epochs >= self.epochs:
                 return None
         return self.composed(system, seed, epochs, values)
-
-    def settings(self, system: str) -> list[str]:
-        """The common learning rate, unless a system has an optimizer of its own, whose rates are others."""
-        own = [value for value in rows()[system].get("values", ()) if value.startswith("optim.")]
-        return own if any(value.startswith("optim.name=") for value in own) else [f"optim.lr={self.rate}"]
 
     # --- training
 
@@ -107,8 +102,8 @@ class Board(Runs):
         """Time that the steps of a system take, all stages together, in that of cross entropy."""
         file = self.work / f"cost-{system}.json"
         if not file.exists():
-            # As in the first column, whose runs later stages start from.
-            whole, plain = (self.composed(name, 0, self.epochs, self.settings(name)) for name in (system, "ce"))
+            rate = [f"optim.lr={self.rate}"]  # as in the first column, whose runs later stages start from
+            whole, plain = (self.composed(name, 0, self.epochs, rate) for name in (system, "ce"))
             first, then = whole.override("then=null", "name=first"), following(whole)
             ratio, before = in_turn(first, plain), first
             for number, stage in enumerate(then):
@@ -166,7 +161,7 @@ def record(work: Path, out: Path, data: str, epochs: int) -> None:
         "data": data,
         "epochs": epochs,
         "command": f"python benchmarks/leaderboard.py --data {data} --epochs {epochs} --record {out.name}",
-        "environment": {key: environment[key] for key in environment if key not in ("run", "command", "resumed")},
+        "environment": circumstances(environment),
         "rate": read_json(place / "rate.json"),
         "aside": SETS[data].aside,
         "costs": {cost["system"]: cost["ratio"] for cost in map(read_json, sorted(place.glob("cost-*.json")))},

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from glmc.recipe import Recipe, compose
 from glmc.runs.files import write_atomic
@@ -148,3 +148,8 @@ def in_turn(recipe: Recipe, plain: Recipe) -> float:
 
     before, asked, after = epoch(plain), epoch(recipe), epoch(plain)
     return 2 * asked / (before + after)
+
+
+def circumstances(environment: dict[str, Any]) -> dict[str, Any]:
+    """What a record says of hardware and versions, out of a run's environment.json."""
+    return {key: value for key, value in environment.items() if key not in ("run", "command", "resumed")}

@@ -37,7 +37,7 @@ from campaign import lay_out
 from glmc import runtime
 from glmc.recipe import Recipe
 from glmc.runs.files import write_atomic
-from running import SETS, Runs, in_turn
+from running import SETS, Runs, circumstances, in_turn
 
 HERE = Path(__file__).resolve().parent
 GROUPS = ("many", "medium", "few")
@@ -68,14 +68,14 @@ class Study:
         row = self.row(name)
         if epochs is None:
             epochs = row.get("epochs", self.plan["epochs"])
-            share = self.ratio(row["seconds"], row["like"]) if "seconds" in row else 1.0
+            share = self.ratio(row["seconds"], name) if "seconds" in row else 1.0
             epochs = max(1, round(epochs * share))
         values = [*self.aside, *self.plan.get("values", []), *row["values"]]
         return self.runs.composed(row["system"], seed, epochs, values)
 
     def ratio(self, slow: str, fast: str) -> float:
         """Time of an epoch of one row in that of another, measured once."""
-        recipes = [self.recipe(name, 0) for name in (slow, fast)]
+        recipes = [self.recipe(name, 0, self.plan["epochs"]) for name in (slow, fast)]
         known_by = blake2b("".join(recipe.to_yaml() for recipe in recipes).encode(), digest_size=6).hexdigest()
         file = self.runs.work / f"ratio-{known_by}.json"
         if not file.exists():
@@ -97,7 +97,7 @@ class Study:
             "parameters": result["parameters"],
             "backbone": result["backbone"],
             "seconds": result["seconds"],
-            "environment": json.loads((run / "environment.json").read_text()),
+            "environment": circumstances(json.loads((run / "environment.json").read_text())),
         }
 
     def all(self, jobs: int, record: Path) -> None:
@@ -121,7 +121,6 @@ class Study:
     def write(self, found: dict[str, list[dict[str, Any]]], record: Path) -> None:
         """The record: what was asked, and every run that there is."""
         done = {name: sorted(runs, key=lambda run: run["seed"]) for name, runs in found.items() if runs}
-        environment = next(iter(done.values()))[0]["environment"]
         rows = {
             name: {
                 **{key: value for key, value in self.row(name).items() if key != "like"},
@@ -131,7 +130,7 @@ class Study:
         }
         whole = {
             "command": f"python benchmarks/study.py benchmarks/studies/{self.name}.yaml --record {record.name}",
-            "environment": {key: environment[key] for key in environment if key not in ("run", "command", "resumed")},
+            "environment": next(iter(done.values()))[0]["environment"],
             **{key: value for key, value in self.plan.items() if key != "rows"},
             "rows": rows,
         }

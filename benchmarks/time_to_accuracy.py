@@ -10,7 +10,6 @@ is added to STUDY.json in benchmarks/records/RECORD, those that fell short too, 
 """
 
 import argparse
-import itertools
 import json
 import statistics
 import time
@@ -37,11 +36,10 @@ def main() -> None:
     history = HERE / "records" / words.record / words.study.with_suffix(".json").name
     study = begun(words.study.resolve(), words.root.resolve(), words.work.resolve())
     with ThreadPoolExecutor(words.jobs) as pool:
-        wanted = list(itertools.product(((words.target, None), (words.row, words.epochs)), study.plan["seeds"]))
-        runs = list(pool.map(lambda each: study.train(each[0][0], each[1], each[0][1]), wanted))
-    half = len(runs) // 2
-    target, found = ([run["last"]["top1"] for run in part] for part in (runs[:half], runs[half:]))
-    whole = study.plan["epochs"]
+        seeds, whole = study.plan["seeds"], study.plan["epochs"]
+        aims = pool.map(lambda seed: study.train(words.target, seed, whole), seeds)
+        tries = list(pool.map(lambda seed: study.train(words.row, seed, words.epochs), seeds))
+    target, found = ([run["last"]["top1"] for run in runs] for runs in (aims, tries))
     attempt = {
         "date": time.strftime("%Y-%m-%d"),
         "note": words.note,
@@ -52,6 +50,9 @@ def main() -> None:
         "target": {"row": words.target, "epochs": whole, "top1": target},
         "reached": statistics.mean(found) >= statistics.mean(target),
         "time": words.epochs / whole * study.ratio(words.row, words.target),
+        "command": f"python benchmarks/time_to_accuracy.py benchmarks/studies/{words.study.name} --row {words.row!r} "
+        f"--epochs {words.epochs} --target {words.target!r} --record {Path(words.record).name}",
+        "environment": tries[0]["environment"],
     }
     attempts = [*(json.loads(history.read_text()) if history.exists() else []), attempt]
     history.parent.mkdir(parents=True, exist_ok=True)

@@ -28,15 +28,20 @@ def ranked(runs: Mapping[str, Sequence[Path]]) -> list[Entry]:
     return [replace(entry, label=of[entry.first.folder]) for entry in ordered]
 
 
-def lead(best: Entry, other: Entry) -> tuple[float, Gap | None, bool]:
-    """How many points the best is ahead, the evidence for it, and whether that may be noise.
+def evidence(a: Entry, b: Entry, metric: str) -> Gap | None:
+    """How far B is from A.
 
     Two seeds that happen to agree say little of so few held-out images: the wider of two intervals counts, over the
     seeds and, of the first run of each, over the images.
     """
-    single = [replace(entry, runs=entry.runs[:1]) for entry in (other, best)]
-    gaps = [compare.gap(other, best, BY), compare.gap(single[0], single[1], BY)]
-    found = max(filter(None, gaps), key=lambda gap: gap.high - gap.low, default=None)
+    one, other = (replace(entry, runs=entry.runs[:1]) for entry in (a, b))
+    gaps = [compare.gap(a, b, metric), compare.gap(one, other, metric)]
+    return max(filter(None, gaps), key=lambda gap: gap.high - gap.low, default=None)
+
+
+def lead(best: Entry, other: Entry) -> tuple[float, Gap | None, bool]:
+    """How many points the best is ahead, the evidence for it, and whether that may be noise."""
+    found = evidence(other, best, BY)
     return best.scores[BY]["mean"] - other.scores[BY]["mean"], found, found is None or found.low <= 0 <= found.high
 
 
@@ -102,7 +107,7 @@ def conclude(
     screen.say(f"to train it in full:\n{commands[winner]}")
     words = {"told": told, "rows": rows, "command": commands[winner], "left_out": left_out}
     remarks = remarks_on(entries) + list(filter(None, map(compare.doubt_of, entries)))
-    page = compare.html(entries, remarks, words, BY)
+    page = compare.html(entries, remarks, words, BY, evidence)
     for ours, theirs in (("test image", "held-out image"), ("test set", "held-out images")):
         page = page.replace(ours, theirs)  # to its runs they are test images; those of the data set nobody has seen
     write_atomic(target / PAGE, page)

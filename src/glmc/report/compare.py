@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,13 +44,16 @@ def gap(a: Entry, b: Entry, metric: str) -> Gap | None:
     return None if metric == "top1" else significance.over_classes(a.first.recall[inside], b.first.recall[inside])
 
 
-def verdicts(entries: Sequence[Entry], by: str = "top1") -> list[dict[str, Any]]:
+Evidence = Callable[[Entry, Entry, str], Gap | None]  # two entries and a metric -> how far the second is from the first
+
+
+def verdicts(entries: Sequence[Entry], by: str = "top1", evidence: Evidence = gap) -> list[dict[str, Any]]:
     """Each entry against the first: for each metric gap, interval and a plain word; and sentences about metric `by`.
 
     p-values are adjusted for the number of entries compared with the first (Holm).
     """
     first = entries[0]
-    gaps = {metric: [gap(first, entry, metric) for entry in entries[1:]] for metric in MAIN}
+    gaps = {metric: [evidence(first, entry, metric) for entry in entries[1:]] for metric in MAIN}
     against: list[dict[str, Any]] = [
         {"name": f"{entry.letter} against {first.letter}", "rows": []} for entry in entries[1:]
     ]
@@ -104,7 +107,7 @@ def sentences(first: Entry, entry: Entry, found: Gap | None, p: float | None, by
     else:
         text = f"The difference between {b} and {a} cannot be told from noise: {b} is {side} ({measured})."
     lines = [text, f"If there were no difference, {rare}."]
-    if len(first.runs) != len(entry.runs) and "images" in found.how:
+    if max(len(first.runs), len(entry.runs)) > 1 and "images" in found.how:
         apart = signed(entry.scores[by]["mean"] - first.scores[by]["mean"])
         alone = f"One run of each is compared image by image ({seeds}); the means of all runs are {apart} points apart."
         lines.insert(0, alone)
@@ -176,9 +179,13 @@ SPREAD = "± is the sample standard deviation over the seeds, two ends are the 9
 
 
 def html(
-    entries: Sequence[Entry], remarks: Sequence[str], bench: Mapping[str, Any] | None = None, by: str = "top1"
+    entries: Sequence[Entry],
+    remarks: Sequence[str],
+    bench: Mapping[str, Any] | None = None,
+    by: str = "top1",
+    evidence: Evidence = gap,
 ) -> str:
-    """The page; `bench`: what `report.benched` puts at its top; `by`: the metric of its sentences."""
+    """The page; `bench`: what `report.benched` puts at its top; `by`: the metric of its sentences; see `verdicts`."""
     metrics = [name for name in METRICS if any(name in entry.scores for entry in entries)]
     words = {
         "entries": entries,
@@ -189,7 +196,7 @@ def html(
         "remarks": remarks,
         "bench": bench,
         "spread": SPREAD,
-        "verdicts": verdicts(entries, by),
+        "verdicts": verdicts(entries, by, evidence),
         "figures": figures(entries),
         "differing": {name: [shown(value) for value in values] for name, values in differing(entries).items()},
         "groups": report.group_words(entries[0].first),
