@@ -30,7 +30,7 @@ from glmc.recipe.systems import rows
 from glmc.runs.files import write_atomic
 from glmc.train.stages import POSTHOC, following, second_recipe
 from leaderboard_page import Facts, read_json, write
-from running import SETS, Runs, circumstances, in_turn, length
+from running import SETS, Runs, circumstances, in_turn, length, own_optimizer
 
 HERE = Path(__file__).resolve().parent
 COLUMNS = ("common", "own", "seconds")
@@ -56,8 +56,10 @@ class Board(Runs):
 
     def wanted(self, column: str, system: str, seed: int) -> Recipe | None:
         """The recipe of a system in a column; none where it is that of the first column, or cannot be told yet."""
-        epochs, values = self.epochs, [f"optim.lr={self.rate}"]
+        epochs, values = self.epochs, self.pace(system)
         if column == "own":
+            if own_optimizer(system):
+                return None
             source = recipe.load(f"cifar100_lt/{rows()[system].get('recipe', system)}").optim
             if source.lr == self.rate:
                 return None
@@ -67,6 +69,10 @@ class Board(Runs):
             if epochs >= self.epochs:
                 return None
         return self.composed(system, seed, epochs, values)
+
+    def pace(self, system: str) -> list[str]:
+        """The common learning rate, unless a system has an optimizer of its own, whose rates are others."""
+        return [] if own_optimizer(system) else [f"optim.lr={self.rate}"]
 
     # --- training
 
@@ -102,8 +108,8 @@ class Board(Runs):
         """Time that the steps of a system take, all stages together, in that of cross entropy."""
         file = self.work / f"cost-{system}.json"
         if not file.exists():
-            rate = [f"optim.lr={self.rate}"]  # as in the first column, whose runs later stages start from
-            whole, plain = (self.composed(name, 0, self.epochs, rate) for name in (system, "ce"))
+            # As in the first column, whose runs later stages start from.
+            whole, plain = (self.composed(name, 0, self.epochs, self.pace(name)) for name in (system, "ce"))
             first, then = whole.override("then=null", "name=first"), following(whole)
             ratio, before = in_turn(first, plain), first
             for number, stage in enumerate(then):

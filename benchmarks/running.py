@@ -1,5 +1,6 @@
 """Runs of the benchmarks: folders of `glmc train` and its later stages, trained once and gone on with if stopped."""
 
+import json
 import os
 import random
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from glmc.recipe import Recipe, compose
+from glmc.recipe.systems import rows
 from glmc.runs.files import write_atomic
 from glmc.train.pace import measured
 from glmc.train.stages import POSTHOC, Following, following
@@ -57,7 +59,8 @@ class Runs:
 
     def composed(self, system: str, seed: int, epochs: int, values: Sequence[str]) -> Recipe:
         """The recipe of a system on these images."""
-        given = [*self.images.values, *EQUAL, f"train.seed={seed}", f"train.epochs={epochs}", f"eval.every={epochs}"]
+        equal = [value for value in EQUAL if not (own_optimizer(system) and value.startswith("optim."))]
+        given = [*self.images.values, *equal, f"train.seed={seed}", f"train.epochs={epochs}", f"eval.every={epochs}"]
         given += [f"train.device={self.device}", *(["train.threads=1"] if self.device == "cpu" else []), *values]
         last = {value.partition("=")[0]: value for value in given}  # `values` win
         return compose(self.images.base, system, list(last.values()))
@@ -71,8 +74,12 @@ class Runs:
         return run
 
     def place(self, first: Recipe, then: Sequence[Following]) -> Path:
-        """The folder of the last of some stages, the same for all systems that share them."""
-        known_by = first.to_yaml() + "".join(str(tuple(stage)) for stage in then)
+        """The folder of the last of some stages, the same for all systems that share them.
+
+        Values that are null or those of every recipe do not count, so that a new key leaves the runs where they are.
+        """
+        values = without_nulls(first.model_dump(mode="json", exclude_defaults=True))
+        known_by = json.dumps(values, sort_keys=True) + "".join(str(tuple(stage)) for stage in then)
         return self.work / "runs" / blake2b(known_by.encode(), digest_size=6).hexdigest()
 
     def run(self, first: Recipe, then: Sequence[Following]) -> Path:
@@ -131,6 +138,18 @@ class Runs:
             write_atomic(self.work / f"{name}.txt", "\n".join(sorted(listing)) + "\n")
         train, aside = (f"{self.work.name}/{name}.txt" for name in ("train", "aside"))
         return ["data.name=list", f"data.train_list={train}", f"data.test_list={aside}"]
+
+
+def without_nulls(values: Any) -> Any:
+    """Sections and settings, those left out that are null."""
+    if not isinstance(values, dict):
+        return values
+    return {key: without_nulls(value) for key, value in values.items() if value is not None}
+
+
+def own_optimizer(system: str) -> bool:
+    """Whether a system brings an optimizer, with its own learning rate and momentum."""
+    return any(value.startswith("optim.name=") for value in rows()[system].get("values", ()))
 
 
 def length(stage: Following, first: Recipe) -> tuple[str, ...]:

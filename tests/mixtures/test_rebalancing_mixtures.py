@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from glmc import CMO, Batch, Remix
+from glmc import CMO, Batch, CutMix, Remix
 from glmc.errors import UserError
 from glmc.random import Draws
 from glmc.recipe import choice
@@ -56,12 +56,20 @@ def test_cmo_mixes_half_of_the_steps_and_not_at_both_ends_of_a_run():
     assert all(mixed(epoch, 5) == pytest.approx(0.5, abs=0.1) for epoch in range(5))  # too short to leave some out
 
 
+def test_more_is_mixed_in_longer_runs_if_wanted():
+    mixture = CutMix(COUNTS, probability=0.8, growing=[10, 50])
+    for epochs, wanted in ((5, 0.0), (10, 0.0), (20, 0.2), (30, 0.4), (50, 0.8), (200, 0.8)):
+        lam = mixture.tables(Draws(0, "test"), epoch=0, epochs=epochs, steps=1000, batch=2)["lam"]
+        assert (lam < 1).mean() == pytest.approx(wanted, abs=0.05)
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
         ({"name": "remix", "kappa": 0.5}, "kappa must be at least 1"),
         ({"name": "remix", "tau": 1.5}, "tau must lie in"),
         ({"name": "cmo", "late": -1}, r"late must lie in \[0, 0.5\)"),
+        ({"name": "cutmix", "growing": [65, 15]}, "growing must be two ascending numbers of epochs"),
     ],
 )
 def test_a_setting_out_of_its_range_is_refused(settings, sentence):

@@ -66,6 +66,8 @@ class Pairs(Mixture):
     Args:
         alpha: lambda ~ Beta(alpha, alpha); 1 is uniform.
         probability: share of the steps that are mixed.
+        growing: two lengths of a run in epochs, between which the probability grows from 0 to its value: only long runs
+            learn images by heart. Null: it is the same in all of them.
         early, late: parts of the run, in [0, 0.5), at its beginning and at its end in which nothing is mixed.
         per_image: a lambda for each image instead of one for the batch.
         sampling: r of the stream of partners, P(class c) ~ n_c ** (1 - r); null takes them from the same batch.
@@ -79,6 +81,7 @@ class Pairs(Mixture):
         *,
         alpha: float = 1.0,
         probability: float = 1.0,
+        growing: list[int] | None = None,
         early: float = 0.0,
         late: float = 0.0,
         per_image: bool = False,
@@ -91,18 +94,25 @@ class Pairs(Mixture):
             raise ValueError(f"sampling must lie in [-10, 10], not {sampling}")
         if not 0 <= probability <= 1:
             raise ValueError(f"probability must lie in [0, 1], not {probability}")
+        if growing is not None and not (len(growing) == 2 and 0 <= growing[0] < growing[1]):
+            raise ValueError(f"growing must be two ascending numbers of epochs, not {growing}")
         for name, value in (("early", early), ("late", late)):
             if not 0 <= value < 0.5:
                 raise ValueError(f"{name} must lie in [0, 0.5), not {value}")
-        self.alpha, self.probability, self.early, self.late = alpha, probability, early, late
+        self.alpha, self.probability, self.growing = alpha, probability, growing
+        self.early, self.late = early, late
         self.per_image, self.stream = per_image, sampling
 
     def tables(self, rng: Draws, *, epoch: int, epochs: int, steps: int, batch: int) -> dict[str, NDArray[Any]]:  # noqa: D102
         shape = (steps, batch) if self.per_image else (steps,)
         lam = rng.beta(self.alpha, self.alpha, *shape)
         centre = rng.uniform(*shape, 2)  # of a box, in fractions of the sides
-        if self.probability < 1:
-            kept = rng.uniform(steps) >= self.probability
+        probability = self.probability
+        if self.growing is not None:
+            shortest, longest = self.growing
+            probability *= min(max(epochs - shortest, 0) / (longest - shortest), 1.0)
+        if probability < 1:
+            kept = rng.uniform(steps) >= probability
             lam[kept] = 1.0  # all of the first image
         if not round(self.early * epochs) <= epoch < epochs - round(self.late * epochs):
             lam[:] = 1.0
