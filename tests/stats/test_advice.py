@@ -74,16 +74,16 @@ def machine(monkeypatch):
 @pytest.mark.parametrize(
     ("counts", "size", "at_hand", "device", "command", "reasons"),
     [
-        (LONG, (32, 32), True, "cpu", "logit_adjusted model.name=resnet32 data.size=32", ["suit resnet32"]),
-        (LONG, (64, 80), True, "cuda", "logit_adjusted model.name=resnet32", ["of about 64 x 80 pixels becomes 64 x"]),
+        (LONG, (32, 32), True, "cpu", "glmc_plus model.name=resnet32 data.size=32", ["suit resnet32"]),
+        (LONG, (64, 80), True, "cuda", "glmc_plus model.name=resnet32", ["of about 64 x 80 pixels becomes 64 x"]),
         (EVEN, (32, 32), True, "cpu", "ce model.name=resnet32 data.size=32", ["no long tail"]),
         (LONG, (100, 80), True, "cuda", "finetune", ["suit a pretrained network", "becomes 256 x 256"]),
         (LONG, (100, 80), True, "cpu", "linear", ["without a GPU"]),
         (SCARCE, (32, 32), True, "cuda", "linear", ["at most 3 images"]),
-        (LONG, (100, 80), False, "cpu", "logit_adjusted", ["model.pretrained=FILE", "becomes 64 x 64", "data.size=N"]),
-        (LONG, (100, 80), False, "cuda", "logit_adjusted data.size=128", ["becomes 128 x 128"]),
+        (LONG, (100, 80), False, "cpu", "glmc_plus", ["model.pretrained=FILE", "becomes 64 x 64", "data.size=N"]),
+        (LONG, (100, 80), False, "cuda", "glmc_plus data.size=128", ["becomes 128 x 128"]),
         (EVEN, (100, 80), False, "cpu", "ce", ["no answer"]),
-        (SCARCE, (32, 32), False, "cpu", "logit_adjusted model.name=resnet32 data.size=32", ["no answer"]),
+        (SCARCE, (32, 32), False, "cpu", "glmc_plus model.name=resnet32 data.size=32", ["no answer"]),
     ],
 )
 def test_the_rule(machine, tmp_path, counts, size, at_hand, device, command, reasons):
@@ -115,7 +115,7 @@ def test_a_list_is_enough(machine, monkeypatch, tmp_path):
     (tmp_path / "list.csv").write_text("\n".join(["path,label", *lines]))
     train([str(tmp_path / "list.csv"), f"data.root={folder}"])
     (wanted,) = trained
-    assert (wanted.name, wanted.data.name, wanted.data.root) == ("folder/logit_adjusted", "list", str(folder))
+    assert (wanted.name, wanted.data.name, wanted.data.root) == ("folder/glmc_plus", "list", str(folder))
 
 
 def test_what_was_given_wins_over_the_advice(tmp_path, monkeypatch):
@@ -161,7 +161,7 @@ def test_weights_that_cannot_be_had_are_said_at_once(hub, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["folder/finetune", "folder/linear", "folder/logit_adjusted", "folder/glmc", "folder/ce"]
+    "name", ["folder/finetune", "folder/linear", "folder/glmc_plus", "folder/logit_adjusted", "folder/glmc", "folder/ce"]
 )
 def test_recipes_for_photographs_take_a_folder(name):
     wanted = recipe.load(name, ["data.root=photos"])

@@ -206,12 +206,20 @@ def is_there(part: Listed) -> bool:
 
 
 def shared_images(first: Listed, second: Listed) -> int:
-    """How many images of the second are among those of the first, by their content, or by their place if not read."""
+    """How many images of the second are among those of the first, by their content, or as the same file if not read."""
     assert isinstance(first.split.images, Paths)
     assert isinstance(second.split.images, Paths)
-    places = {os.path.realpath(first.split.images[row]) for row in np.flatnonzero(first.digests == 0).tolist()}
+    files = {file_of(first.split.images[row]) for row in np.flatnonzero(first.digests == 0).tolist()} - {None}
     same = np.isin(second.digests, first.digests[first.digests > 0]).tolist()
     return sum(
-        content or (bool(places) and os.path.realpath(second.split.images[row]) in places)
-        for row, content in enumerate(same)
+        content or (bool(files) and file_of(second.split.images[row]) in files) for row, content in enumerate(same)
     )
+
+
+def file_of(path: str) -> tuple[int, int] | None:
+    """What tells a file from all others, whatever it is called: device and inode; None if it is not there."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

@@ -170,8 +170,8 @@ def write_confusion(file: Path, confusion: np.ndarray, classes: Sequence[str]) -
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["true \\ predicted", *classes])
-    for name, row in zip(classes, confusion.tolist(), strict=True):
-        writer.writerow([name, *row])
+    for name, row in zip(classes, confusion, strict=True):
+        writer.writerow([name, *row.tolist()])  # not the whole of it at once: 8,142 classes are 66 million numbers
     write_atomic(file, text.getvalue())
 
 

@@ -18,7 +18,7 @@ SMALL = 64  # pixels; images with a shorter side of up to this suit a network fo
 FEW = 20  # with fewer images in the median class, little can be learnt from scratch
 TAIL = 10  # with fewer images, the smallest class is mentioned
 PLENTY = 50_000  # with this many large images, training from scratch is worth a comparison
-SCRATCH = ("folder/ce", "folder/logit_adjusted")  # recipes that train a network from scratch
+SCRATCH = ("folder/ce", "folder/glmc_plus")  # recipes that train a network from scratch
 
 
 class Advice(NamedTuple):
@@ -88,8 +88,8 @@ def choose(found: Found, given: Sequence[str]) -> Choice:
     """The recipe for a folder or a list of images, as `glmc stats` advises it and `glmc train FOLDER` takes it.
 
     The rule reads class sizes, the headers of some training images, for a pretrained network whether its weights can be
-    had, and for large images whether there is a GPU. From scratch it is logit adjustment: it costs what cross entropy
-    does, and in runs of an hour nothing here was better; GLMC pays off, if at all, in long ones.
+    had, and for large images whether there is a GPU. From scratch it is glmc_plus, which won where they were compared
+    (docs/glmc-plus.md) and costs what cross entropy does.
 
     Args:
         found: the images.
@@ -105,7 +105,7 @@ def choose(found: Found, given: Sequence[str]) -> Choice:
     if even:
         balance = f"an imbalance factor of {found.imbalance:.1f} is no long tail: methods for one will not help"
     tail = f"the smallest class has {number(smallest, 'image')} to learn from"
-    scratch = "folder/ce" if even else "folder/logit_adjusted"
+    scratch = "folder/ce" if even else "folder/glmc_plus"
     usual = f"images of about {width} x {height} pixels"
 
     def chosen(name: str, extra: Sequence[str], why: Sequence[str], other: str = "", when: str = "") -> Choice:
