@@ -161,7 +161,8 @@ def test_weights_that_cannot_be_had_are_said_at_once(hub, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["folder/finetune", "folder/linear", "folder/glmc_plus", "folder/logit_adjusted", "folder/glmc", "folder/ce"]
+    "name",
+    ["folder/finetune", "folder/linear", "folder/glmc_plus", "folder/logit_adjusted", "folder/glmc", "folder/ce"],
 )
 def test_recipes_for_photographs_take_a_folder(name):
     wanted = recipe.load(name, ["data.root=photos"])
