@@ -76,7 +76,8 @@ class Runs:
     def place(self, first: Recipe, then: Sequence[Following]) -> Path:
         """The folder of the last of some stages, the same for all systems that share them.
 
-        Values that are null or those of every recipe do not count, so that a new key leaves the runs where they are.
+        Defaults and nulls do not count, so that a new key leaves the runs where they are. If a default changes, a new
+        folder must be begun.
         """
         values = without_nulls(first.model_dump(mode="json", exclude_defaults=True))
         known_by = json.dumps(values, sort_keys=True) + "".join(str(tuple(stage)) for stage in then)
