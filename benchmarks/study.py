@@ -27,7 +27,6 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +75,7 @@ class Study:
     def ratio(self, slow: str, fast: str) -> float:
         """Time of an epoch of one row in that of another, measured once."""
         recipes = [self.recipe(name, 0, self.plan["epochs"]) for name in (slow, fast)]
-        known_by = blake2b("".join(recipe.to_yaml() for recipe in recipes).encode(), digest_size=6).hexdigest()
+        known_by = "-".join(self.runs.place(recipe, ()).name for recipe in recipes)
         file = self.runs.work / f"ratio-{known_by}.json"
         if not file.exists():
             write_atomic(file, json.dumps(in_turn(*recipes)) + "\n")

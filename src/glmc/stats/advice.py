@@ -89,7 +89,7 @@ def choose(found: Found, given: Sequence[str]) -> Choice:
 
     The rule reads class sizes, the headers of some training images, for a pretrained network whether its weights can be
     had, and for large images whether there is a GPU. From scratch it is glmc_plus, which won where they were compared
-    (docs/glmc-plus.md) and costs what cross entropy does.
+    (docs/glmc-plus.md) and costs about what cross entropy does.
 
     Args:
         found: the images.
