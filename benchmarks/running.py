@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from glmc.recipe import Recipe, compose
 from glmc.recipe.systems import rows
 from glmc.runs.files import write_atomic
+from glmc.train.distributed import dismiss
 from glmc.train.pace import measured
 from glmc.train.stages import POSTHOC, Following, following
 
@@ -164,6 +165,7 @@ def in_turn(recipe: Recipe, plain: Recipe) -> float:
 
     def epoch(one: Recipe) -> float:
         parts, step = measured(one, timed=1.0)
+        dismiss(parts)
         return step * parts.loader.steps
 
     before, asked, after = epoch(plain), epoch(recipe), epoch(plain)

@@ -10,13 +10,13 @@ SOURCE = Path(__file__).parent.parent / "src" / "glmc"
 # From the roof to the ground, as in the README: a room may enter itself and every room below it.
 FLOORS = (
     "__main__", "cli", "published", "deploy", "inference", "train", "stats", "report", "trackers", "runs", "batches",
-    "data", "recipe", "methods", "losses", "mixtures", "models", "step", "random", "posthoc", "runtime", "screen",
-    "metrics", "trust", "errors", "__init__",
+    "data", "recipe", "methods", "losses", "mixtures", "models", "step", "random", "posthoc", "runtime", "ranks",
+    "screen", "metrics", "trust", "errors", "__init__",
 )  # fmt: skip
 # What can be taken into anybody's loop: it needs tensors, and no more of the package than these.
 ALONE = {
     "losses": {"losses"},
-    "mixtures": {"mixtures", "random", "step"},
+    "mixtures": {"mixtures", "random", "ranks", "step"},
     "step": set(),
     "random": set(),
     "posthoc": set(),

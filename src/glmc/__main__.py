@@ -6,7 +6,8 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from glmc import errors, trust
 
@@ -23,7 +24,10 @@ def main() -> None:
         from glmc.cli import app
 
         allow_code(anywhere.code, anywhere.trust)
-        app(words, prog_name="glmc")
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # torchrun has started several processes
+            together(app, words)
+        else:
+            app(words, prog_name="glmc")
     except KeyboardInterrupt:  # while the command was being imported; once it runs, typer ends it alike
         sys.exit(INTERRUPTED)
     except Exception as error:
@@ -34,6 +38,29 @@ def main() -> None:
         sys.exit(code)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # another Ctrl-C while Python cleans up ends it without a word
+
+
+def together(app: Callable[..., Any], words: Sequence[str]) -> None:
+    """Carry out the command on rank 0; the other ranks follow it."""
+    from glmc import ranks
+    from glmc.train import distributed
+
+    try:
+        if ranks.begin(words).rank:
+            distributed.follow()
+            return  # rank 0 says how it went: torchrun would end it if another process failed first
+        try:
+            app(words, prog_name="glmc")
+        finally:
+            ranks.leave()
+    except RuntimeError as error:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends whoever is left: not before it has said why
+        said = distributed.lost(error)
+        if said is None:
+            raise
+        raise said from error
+    finally:
+        ranks.end()
 
 
 def leave_the_folder() -> None:

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from glmc import __version__
+from glmc import __version__, ranks
 from glmc.errors import UserError
 
 LONG_RUN = 5e14  # operations; see benchmarks/README.md for the run that compiling pays for
@@ -130,7 +130,7 @@ def own_stream(device: torch.device) -> AbstractContextManager[object]:
 def runs_that_fit(device: torch.device, memory: int) -> int:
     """How many runs a GPU takes side by side, of which the first is built and takes `memory` bytes; elsewhere one."""
     free = free_memory(device)
-    if device.type != "cuda" or not memory or free is None:
+    if device.type != "cuda" or not memory or free is None or ranks.here().world > 1:
         return 1
     return max(1, min(MOST_TOGETHER, int(0.8 * free / (1.5 * memory))))  # graphs keep some of theirs to themselves
 
@@ -181,7 +181,11 @@ def check_pixels(size: int, device: torch.device) -> None:
 
 
 def check_memory(
-    method: nn.Module, loss_of: Callable[[nn.Module, int], Tensor], batch_size: int, device: torch.device
+    method: nn.Module,
+    loss_of: Callable[[nn.Module, int], Tensor],
+    batch_size: int,
+    device: torch.device,
+    processes: int = 1,
 ) -> int:
     """Refuse a batch that will not fit, before training, and name the one that does.
 
@@ -191,8 +195,9 @@ def check_memory(
     Args:
         method: on the device.
         loss_of: (method, images) -> the loss of a batch of that many images.
-        batch_size: of the recipe.
+        batch_size: of this process.
         device: where the run will be.
+        processes: how many share the recipe's batch.
 
     Returns:
         About how many bytes training will take beside the images; 0 if it is unknown how many are free.
@@ -224,13 +229,13 @@ def check_memory(
     if each * batch_size > room:
         fitting = int(room // each) if room > 0 else 0
         remedy = (
-            f"data.batch_size={fitting} would fit"
+            f"data.batch_size={fitting * processes} would fit"
             if fitting >= 1
             else "not even one image would fit: take a smaller model or data.size"
         )
         raise UserError(
-            f"data.batch_size={batch_size} needs about {each * batch_size / 2**30:.1f} GiB for one step and "
-            f"{max(room, 0) / 2**30:.1f} GiB are free on {device.type}; {remedy}"
+            f"data.batch_size={batch_size * processes} needs about {each * batch_size / 2**30:.1f} GiB for one step, "
+            f"and {max(room, 0) / 2**30:.1f} GiB are free on {device.type}; {remedy}"
         )
     return int(each * batch_size) + 3 * parameters
 
@@ -252,6 +257,7 @@ def environment(device: torch.device, precision: str, command: str) -> dict[str,
         "cpu": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": ranks.here().world,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "precision": precision,
         "command": command,

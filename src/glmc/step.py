@@ -6,9 +6,9 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """Some images, augmented V times."""
+    """Some images, augmented V times; of a batch that is spread over W ranks the images here, and all the labels."""
 
-    views: tuple[Tensor, ...]  # V x float32 [B, ch, H, W], normalised: the same B images
+    views: tuple[Tensor, ...]  # V x float32 [B / W, ch, H, W], normalised: the same images
     labels: Tensor  # int64 [B]
     rows: Tensor  # int64 [B], their rows in the split
 

@@ -127,6 +127,22 @@ def test_the_batches_are_those_of_the_resident_loader_to_the_last_bit(stream, pa
         same(steps, batches(resident, epoch, first))
 
 
+@pytest.mark.parametrize("kind", ["box and square", "two boxes"])
+def test_each_of_several_ranks_loads_its_images_of_each_batch(stream, paths, kind):
+    pixels = decode.materialise(paths, size=SIZE, channels=3, cache_dir=None)
+    resident = ResidentLoader(pixels, LABELS, views(kind), STREAMS, batch_size=7, seed=0, device=CPU)
+    whole = batches(resident)
+    for loader in (resident, stream(kind)):
+        for rank in range(3):  # of the last batch, two images are left
+            own = slice(rank, None, 3)
+            for part, step in zip(loader.parts(loader.epoch(0), own=own), whole, strict=True):
+                for name, wanted in step.items():
+                    found = loader.batch(part[name])
+                    assert torch.equal(found.labels, wanted.labels)  # all ranks know the whole batch
+                    for ours, theirs in zip(found.views, wanted.views, strict=True):
+                        assert torch.equal(ours, theirs[own])
+
+
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")
 @pytest.mark.parametrize("batch_size", [1, 8, 16, 23, 50])
 @pytest.mark.parametrize("workers", [1, 3])

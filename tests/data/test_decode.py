@@ -301,7 +301,9 @@ def test_headers_tell_the_size_of_the_upright_picture(tmp_path, name, orientatio
     assert tuple(sizes[0]) == ((4, 9) if orientation < 5 else (9, 4))
 
 
-def test_headers_tell_channels_and_are_cached(tmp_path):
+@pytest.mark.parametrize("many", [1, 20_000])  # read by processes, by threads
+def test_headers_tell_channels_and_are_cached(tmp_path, monkeypatch, many):
+    monkeypatch.setattr("glmc.data.decode.MANY", many)
     grey = save(tmp_path / "images", {"a.png": GREY, "b.png": np.zeros((3, 5), np.uint8)})
     sizes, channels = headers(grey, cache_dir=tmp_path / "cache")
     assert (sizes.dtype, sizes.tolist(), channels) == (np.int32, [[6, 6], [3, 5]], 1)

@@ -101,7 +101,7 @@ class View:
 
         With `cut`, the first operation has been done.
         """
-        some = max(1, CACHED // images[0].numel()) if piecewise(images) and parameters else len(images)
+        some = max(1, CACHED // images.shape[1:].numel()) if piecewise(images) and parameters else len(images)
         if some < len(images):
             parts = [slice(start, start + some) for start in range(0, len(images), some)]
             return torch.cat(

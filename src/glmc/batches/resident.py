@@ -17,6 +17,8 @@ from glmc.batches.sampling import resampled_rows, shuffled_rows
 from glmc.random import Draws
 from glmc.step import Batch
 
+ALL = slice(None)
+
 
 class HostStream(NamedTuple):
     """Tables of one epoch of one stream as they were drawn."""
@@ -29,11 +31,13 @@ class Stream(NamedTuple):
     """Tables of one epoch of one stream, on the device."""
 
     rows: Tensor  # int64 [N]
-    views: tuple[dict[str, Tensor], ...]  # V x (operation -> [N, ...])
+    here: Tensor  # int64 [N / W], those whose images this rank loads
+    views: tuple[dict[str, Tensor], ...]  # V x (operation -> [N / W, ...])
 
-    def part(self, part: slice) -> "Stream":
-        """Some positions of the tables."""
-        return Stream(self.rows[part], tuple({name: v[part] for name, v in view.items()} for view in self.views))
+    def part(self, part: slice, own: slice = ALL) -> "Stream":
+        """Some positions of the tables, and of their images those in `own`."""
+        views = tuple({name: v[part][own] for name, v in view.items()} for view in self.views)
+        return Stream(self.rows[part], self.rows[part][own], views)
 
 
 class Loader:
@@ -85,7 +89,8 @@ class Loader:
         """The same tables on the device."""
         return {
             stream: Stream(
-                rows=torch.from_numpy(table.rows).to(self.device),
+                rows=(rows := torch.from_numpy(table.rows).to(self.device)),
+                here=rows,
                 views=tuple(
                     {name: torch.from_numpy(v).to(self.device) for name, v in view.items()} for view in table.views
                 ),
@@ -103,11 +108,14 @@ class Loader:
             return shuffled_rows(draws, len(self.host_labels))
         return resampled_rows(draws, self.host_labels, exponent, len(self.host_labels))
 
-    def parts(self, tables: Mapping[str, Stream], first: int = 0) -> Iterator[dict[str, Stream]]:
-        """What each step of an epoch works on, from step `first` on: stream -> its rows of the tables."""
+    def parts(self, tables: Mapping[str, Stream], first: int = 0, own: slice = ALL) -> Iterator[dict[str, Stream]]:
+        """What each step of an epoch works on, from step `first` on: stream -> its rows of the tables.
+
+        `own` are the positions of each batch whose images are loaded here.
+        """
         for step in range(first, self.steps):
             part = slice(step * self.batch_size, (step + 1) * self.batch_size)
-            yield {stream: table.part(part) for stream, table in tables.items()}
+            yield {stream: table.part(part, own) for stream, table in tables.items()}
 
     def batch(self, part: Stream) -> Batch:
         """The images of some positions of an epoch, augmented. A function of tensors on the device alone."""
@@ -145,7 +153,7 @@ class ResidentLoader(Loader):
 
     def batch(self, part: Stream) -> Batch:
         """The images of some positions of an epoch, augmented. A function of tensors on the device alone."""
-        images = self.images[part.rows]  # uint8 [B, side, side, ch]
+        images = self.images[part.here]  # uint8 [B / W, side, side, ch]
         views = tuple(view(images, parameters) for view, parameters in zip(self.views, part.views, strict=True))
         return Batch(views=views, labels=self.labels[part.rows], rows=part.rows)
 

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from glmc import ranks
 from glmc.batches.augment import View
-from glmc.batches.resident import Loader, Stream
+from glmc.batches.resident import ALL, Loader, Stream
 from glmc.batches.worker import TASK, Boxes, Damage, Task, Workshop
 from glmc.data import decode
 from glmc.data.split import Paths
@@ -97,16 +98,18 @@ class StreamingLoader(Loader):
                 "data.area=whole: a training view must begin with resized_crop, which is what cuts the whole image; "
                 "put it first, or set data.area=square"
             )
-        self.paths, self.workers, self.waited = paths, workers or min(decode.cores(), MOST_WORKERS), 0.0
+        here = ranks.here()
+        self.paths, self.waited = paths, 0.0
+        self.workers = workers or max(1, min(decode.cores() // here.local, MOST_WORKERS))
         # Kinds of pixels: one for each view that cuts its own, one for all the others.
         self.kinds: list[int | None] = [index for index, cut in enumerate(cuts) if cut is not None]
         self.kinds += [None] if None in cuts else []
         shapes = [(size if kind is None else cuts[kind] or 0, channels) for kind in self.kinds]
         each = sum(side * side * depth for side, depth in shapes)
-        step = batch_size * len(streams)
+        step = here.images_of(batch_size, 0) * len(streams)
         ahead = max(2, -(-min(2 * step, AHEAD // each) // (self.workers * TASK)))
         self.slots = ahead * self.workers + 1  # a task is given out before the one before it has been copied
-        _check_shared(self.slots * TASK * each, self.workers)
+        _check_shared(here.local * self.slots * TASK * each, self.workers)
         self._rings = [
             torch.empty(self.slots, TASK, side, side, depth, dtype=torch.uint8).share_memory_()
             for side, depth in shapes
@@ -123,10 +126,11 @@ class StreamingLoader(Loader):
         # A loader that nobody holds any more takes its workers with it: they do not listen to what asks others to end.
         weakref.finalize(self, _end_workers, self._at).atexit = False
 
-    def parts(self, tables: Mapping[str, Stream], first: int = 0) -> Iterator[dict[str, Stream]]:
-        """What each step of an epoch works on, with its "pixels" in every view: uint8 [B, side, side, ch].
+    def parts(self, tables: Mapping[str, Stream], first: int = 0, own: slice = ALL) -> Iterator[dict[str, Stream]]:
+        """What each step of an epoch works on, with its "pixels" in every view: uint8 [B / W, side, side, ch].
 
-        One epoch at a time: a new call ends the last one.
+        Workers decode the images at the positions in `own` of each batch, and no others. One epoch at a time: a new
+        call ends the last one.
 
         Raises:
             UserError: a file is damaged, or the worker that read it has died.
@@ -138,9 +142,9 @@ class StreamingLoader(Loader):
             )
             for table in tables.values()
         ]
-        self._agenda.tasks, tasks = self._tasks(host, first), self._tasks(host, first)
+        self._agenda.tasks, tasks = self._tasks(host, first, own), self._tasks(host, first, own)
         self._begin()
-        for part in super().parts(tables, first):
+        for part in super().parts(tables, first, own):
             yield {name: self._with_pixels(stream, tasks) for name, stream in part.items()}
 
     def batch(self, part: Stream) -> Batch:
@@ -158,7 +162,8 @@ class StreamingLoader(Loader):
             resize=self._shop.resize, exif=self._shop.exif, bits=self._shop.bits, workers=self.workers,
             batch_size=self.batch_size, seed=self.seed, device=self.device,
         )  # fmt: skip
-        table = Stream(torch.arange(len(self.labels), device=self.device), ({},))
+        rows = torch.arange(len(self.labels), device=self.device)
+        table = Stream(rows, rows, ({},))
         try:
             for part in eye.parts({"instance": table}):
                 yield eye.batch(part["instance"])
@@ -170,15 +175,16 @@ class StreamingLoader(Loader):
         _end_workers(self._at)
         self._crew, self._done = None, iter(())
 
-    def _tasks(self, tables: Sequence[HostTable], first: int) -> Iterator[Task]:
+    def _tasks(self, tables: Sequence[HostTable], first: int, own: slice) -> Iterator[Task]:
         """The tasks of an epoch: step by step, in each step stream by stream."""
         number = 0
         for step in range(first, self.steps):
+            batch = slice(step * self.batch_size, (step + 1) * self.batch_size)
             for rows, boxes in tables:
-                stop = min((step + 1) * self.batch_size, len(rows))
-                for start in range(step * self.batch_size, stop, TASK):
-                    part = slice(start, min(start + TASK, stop))
-                    yield Task(number % self.slots, rows[part], tuple(None if b is None else b[part] for b in boxes))
+                here, cuts = rows[batch][own], [None if b is None else b[batch][own] for b in boxes]
+                for start in range(0, len(here), TASK):
+                    part = slice(start, start + TASK)
+                    yield Task(number % self.slots, here[part], tuple(None if b is None else b[part] for b in cuts))
                     number += 1
 
     def _begin(self) -> None:
@@ -198,7 +204,7 @@ class StreamingLoader(Loader):
             self._done = iter(self._crew)
 
     def _with_pixels(self, stream: Stream, tasks: Iterator[Task]) -> Stream:
-        images = len(stream.rows)
+        images = len(stream.here)
         pixels, event = self._stage(images)
         for start in range(0, images, TASK):
             task = next(tasks)
@@ -215,7 +221,7 @@ class StreamingLoader(Loader):
             view | {"pixels": pixels[self.kinds.index(None if self.views[index].cut is None else index)]}
             for index, view in enumerate(stream.views)
         ]
-        return Stream(stream.rows, tuple(views))
+        return Stream(stream.rows, stream.here, tuple(views))
 
     def _stage(self, images: int) -> tuple[list[Tensor], torch.cuda.Event | None]:
         """Where to put the pixels of so many images: new memory, or on the way to a GPU one of a few pinned pieces."""

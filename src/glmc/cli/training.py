@@ -1,6 +1,7 @@
 """Commands that train and evaluate."""
 
 import json
+import os
 import shlex
 import sys
 import time
@@ -62,6 +63,8 @@ def train(
 
     name, overrides = for_own_images(name, overrides, quiet)
     wanted = recipe.load(name or "digits_lt/glmc", overrides)
+    if (remark := recipe.on_batch_size(name or "digits_lt/glmc", overrides)) and not quiet:
+        print(remark, file=sys.stderr)
     if recipe.changed(overrides):
         wanted = wanted.override("expect=null", "published=null")  # results of another recipe from here on
     if minutes is not None and wanted.then is not None:
@@ -72,6 +75,12 @@ def train(
             raise UserError("--together is for several runs: add --seeds, e.g. --seeds 0,1,2, or --folds")
         from glmc.train import run, stages
 
+        if out is not None and "TORCHELASTIC_RUN_ID" in os.environ and run.holds(out, wanted):
+            # torchrun starts the same command again after a process has died
+            harmless = tuple(each for each in overrides if each.partition("=")[0] in recipe.HARMLESS)
+            run.resume(out, harmless, command=command, quiet=quiet, since=STARTED)
+            stages.go_on(out, command=command, quiet=quiet, since=time.perf_counter())
+            return
         stages.check(wanted)
         folder = run.train(wanted, out, minutes=minutes, command=command, quiet=quiet, since=STARTED)
         if wanted.then is not None:

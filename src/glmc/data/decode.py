@@ -35,6 +35,7 @@ from glmc.errors import UserError
 
 CACHE_FORMAT = 2  # to be raised when the pixels of the same files and options change
 CHUNK = 32  # images per task: tasks of one small image would cost more than the image
+MANY = 20_000  # files whose headers are read by processes: PIL reads headers in Python, one thread at a time
 # No others: reading EPS would start Ghostscript.
 FORMATS: tuple[str, ...] = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 if importlib.util.find_spec("pillow_heif"):
@@ -270,19 +271,66 @@ def headers(
     found = None if cache_dir is None else cache.read(cache_dir, fingerprint, say)
     if found is None:
         found = np.empty((len(paths), 3), dtype=np.int32)  # height, width, channels
+        if len(paths) >= MANY:
+            _read_by_processes(paths, exif, found, workers or cores(), progress)
+        else:
 
-        def look(row: int) -> None:
-            with open_image(paths[row]) as image:
-                width, height = image.size
-                # Of TIFF, PIL tells the upright size.
-                if exif and image.format != "TIFF" and _orientation(image) in SIDEWAYS:
-                    width, height = height, width
-                found[row] = height, width, 1 if image.mode in GREY_MODES else 3
+            def look(row: int) -> None:
+                found[row] = _header(paths[row], exif)
 
-        _for_every(paths, look, workers, progress)
+            _for_every(paths, look, workers, progress)
         if cache_dir is not None:
             cache.write(cache_dir, fingerprint, found, paths.root, say)
     return np.ascontiguousarray(found[:, :2]), int(found[:, 2].max(initial=1))
+
+
+def _header(path: str, exif: bool) -> tuple[int, int, int]:
+    """Height, width and channels of the upright picture."""
+    with open_image(path) as image:
+        width, height = image.size
+        # Of TIFF, PIL tells the upright size.
+        if exif and image.format != "TIFF" and _orientation(image) in SIDEWAYS:
+            width, height = height, width
+        return height, width, 1 if image.mode in GREY_MODES else 3
+
+
+class _Headers:
+    """`_header` of many files at a time, for the workers of a DataLoader."""
+
+    size = 16 * CHUNK
+
+    def __init__(self, paths: Paths, exif: bool) -> None:
+        self.paths, self.exif = paths, exif
+
+    def __len__(self) -> int:
+        return -(-len(self.paths) // self.size)
+
+    def __getitem__(self, number: int) -> tuple[NDArray[np.int32], list[str]]:
+        rows = range(number * self.size, min((number + 1) * self.size, len(self.paths)))
+        found, failures = np.zeros((len(rows), 3), dtype=np.int32), []
+        for place, row in enumerate(rows):
+            try:
+                found[place] = _header(self.paths[row], self.exif)
+            except Exception as error:  # PIL raises nearly anything on a damaged file
+                failures.append(f"{self.paths.relative(row)!r} ({reason(error)})")
+        return found, failures
+
+
+def _read_by_processes(
+    paths: Paths, exif: bool, found: NDArray[np.int32], workers: int, progress: Progress | None
+) -> None:
+    """Fill int32 [N, 3] with the headers of all files; refuses unreadable ones."""
+    from torch.utils.data import DataLoader
+
+    there, failures = 0, []
+    loader: Any = DataLoader(_Headers(paths, exif), batch_size=None, num_workers=workers, collate_fn=list)  # type: ignore[arg-type]
+    for some, failed in loader:
+        found[there : there + len(some)] = some
+        there += len(some)
+        failures += failed
+        if progress is not None:
+            progress(there, len(paths))
+    _refuse(paths, failures)
 
 
 def digest_of(content: bytes) -> int:

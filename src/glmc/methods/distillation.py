@@ -62,7 +62,7 @@ class Distillation(Supervised):
         images, targets = (torch.cat(parts) for parts in zip(*mixed, strict=True))  # [V * B, ch, H, W], [V * B, C]
         features = self.backbone(images, groups=len(self.views))  # [V * B, D]
         with torch.no_grad():
-            wanted = self.teacher["classifier"](self.teacher["backbone"](images))  # [V * B, C]
+            wanted = self.teacher["classifier"](self.teacher["backbone"](images, groups=len(self.views)))  # [V * B, C]
         return {
             "loss": self.loss(self.classifier(features), targets, step.progress),
             "distillation": self.weight * distillation(self.soft(features), wanted, self.temperature),

@@ -7,11 +7,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from glmc import ranks
 from glmc.random import Draws
 from glmc.step import Batch
 
 Row = dict[str, Tensor]  # one step's row of each table
-Mixed = tuple[Tensor, Tensor]  # images float [B, ch, H, W], and targets: float [B, C], or int64 [B] if nothing is mixed
+# Images float [B / W, ch, H, W], those of this rank, and targets of the whole batch: float [B, C], or int64 [B] if
+# nothing is mixed.
+Mixed = tuple[Tensor, Tensor]
 
 
 class Mixture(nn.Module):
@@ -49,7 +52,7 @@ class Mixture(nn.Module):
         """One view of a batch, mixed.
 
         Args:
-            first: of the first stream; views float [B, ch, H, W], labels int64 [B].
+            first: of the first stream; views float [B / W, ch, H, W], labels int64 [B].
             second: of the second stream, or none.
             draws: a row of each table.
             view: which of the views to mix.
@@ -126,11 +129,19 @@ class Pairs(Mixture):
         if second is not None:
             return second.views[view], second.labels
         order = draws["order"][: len(first.labels)].argsort()  # a permutation, for a shorter last batch, too
-        return first.views[view][order], first.labels[order]
+        return ranks.gathered_images(first.views[view])[order[ranks.own()]], first.labels[order]
 
     def drawn(self, name: str, draws: Row, first: Batch) -> Tensor:
         """A row of a table: one value for the batch, or as many as there are images."""
         return draws[name][: len(first.labels)] if self.per_image else draws[name]
+
+    def here(self, drawn: Tensor) -> Tensor:
+        """Of what was drawn for each image, that of the images here."""
+        return drawn[ranks.own()] if self.per_image else drawn
+
+    def everywhere(self, share: Tensor) -> Tensor:
+        """The other way round: of the images here, float [B / W] -> [B]; what is one for the batch stays as it is."""
+        return ranks.gathered(share[:, None])[:, 0] if self.per_image else share
 
     def blend(self, first: Tensor, second: Tensor, share: Tensor) -> Tensor:
         """Labels int64 [B] of both -> float32 [B, C]; share: float [] or [B], of the first."""

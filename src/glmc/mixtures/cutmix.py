@@ -13,8 +13,8 @@ class CutMix(Pairs):
     def forward(self, first: Batch, second: Batch | None, draws: Row, view: int = 0) -> Mixed:  # noqa: D102
         images, labels = self.partner(first, second, draws, view)
         lam, centre = self.drawn("lam", draws, first), self.drawn("centre", draws, first)
-        mixed, left = cutmix(first.views[view], images, lam, centre)
-        return mixed, self.blend(first.labels, labels, left)
+        mixed, left = cutmix(first.views[view], images, self.here(lam), self.here(centre))
+        return mixed, self.blend(first.labels, labels, self.everywhere(left))
 
 
 def cutmix(

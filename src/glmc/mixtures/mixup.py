@@ -23,4 +23,4 @@ class MixUp(Pairs):
     def forward(self, first: Batch, second: Batch | None, draws: Row, view: int = 0) -> Mixed:  # noqa: D102
         images, labels = self.partner(first, second, draws, view)
         lam = self.drawn("lam", draws, first)
-        return mixup(first.views[view], images, lam), self.blend(first.labels, labels, lam)
+        return mixup(first.views[view], images, self.here(lam)), self.blend(first.labels, labels, lam)

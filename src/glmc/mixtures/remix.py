@@ -40,4 +40,4 @@ class Remix(MixUp):
         ours, theirs = self.counts[first.labels], self.counts[labels]  # [B] each
         share = torch.where((ours >= self.kappa * theirs) & (lam < self.tau), 0.0, lam)  # [B], of the first label
         share = torch.where((theirs >= self.kappa * ours) & (1 - lam < self.tau), 1.0, share)
-        return mixup(first.views[view], images, lam), self.blend(first.labels, labels, share)
+        return mixup(first.views[view], images, self.here(lam)), self.blend(first.labels, labels, share)

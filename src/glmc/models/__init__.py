@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from glmc import ranks
 from glmc.errors import UserError
 from glmc.models.batch_norm import split_by_view
 from glmc.models.casting import carried_out, weights_of
@@ -29,16 +30,24 @@ class Backbone(nn.Module):
         out_dim: length of a feature vector.
         batch_norm: what happens to BatchNorm when several views come at once; see `models.batch_norm`.
         experts: how often the network holds its later stages; see `models.experts`.
+        batch_norm_over: of several processes, whose images BatchNorm's statistics are of.
     """
 
     def __init__(
-        self, net: nn.Module, out_dim: int, batch_norm: Literal["split", "two_pass", "joint"], experts: int = 1
+        self,
+        net: nn.Module,
+        out_dim: int,
+        batch_norm: Literal["split", "two_pass", "joint"],
+        experts: int = 1,
+        batch_norm_over: Literal["batch", "rank"] = "batch",
     ) -> None:
         super().__init__()
         self.experts = experts
         self.net, self.out_dim, self.batch_norm = net, out_dim, batch_norm
         # Tuples: `net` already owns the modules.
-        self.norms = tuple(split_by_view(net)) if batch_norm == "split" else ()
+        self.norms = tuple(split_by_view(net))
+        for norm in self.norms:
+            norm.over = batch_norm_over  # type: ignore[assignment]
         self.weights = weights_of(net)
         self.copies = tuple(module for module in net.modules() if isinstance(module, Copies))
         own = {id(norm) for copies in self.copies for norm in copies.modules()}
@@ -49,7 +58,8 @@ class Backbone(nn.Module):
 
         Args:
             images: float [groups * B, ch, H, W], `groups` views one after the other.
-            groups: how many views these are.
+            groups: how many views these are. In a step that is spread over ranks, B are the images here, and features
+                are those of the whole batch; see `glmc.ranks`.
             apart: whether each expert sees a view of its own, of as many views as experts.
 
         Returns:
@@ -62,18 +72,27 @@ class Backbone(nn.Module):
         if apart and (self.batch_norm == "two_pass" or groups != self.experts):
             raise ValueError("views of their own need as many views as experts, and model.batch_norm=split or joint")
         if self.batch_norm == "two_pass" and groups > 1:
-            return torch.cat(
-                [self.by_expert(carried_out(self.net, self.weights, view)) for view in images.chunk(groups)], dim=-2
-            )
+            return torch.cat([self.encode(view) for view in images.chunk(groups)], dim=-2)
         for norm, of_one in zip(self.norms, self.of_one, strict=True):
-            norm.groups = 1 if apart and of_one else groups  # type: ignore[assignment]
+            seen = 1 if apart and of_one else groups  # views that come to this layer
+            norm.groups = 1 if self.batch_norm == "joint" else seen  # type: ignore[assignment]
+            norm.views = seen // norm.groups  # type: ignore[assignment, operator]
         for copies in self.copies:
             copies.apart = apart
-        return self.by_expert(carried_out(self.net, self.weights, images))
+        return self.encode(images, 1 if apart else groups)
 
-    def by_expert(self, features: Tensor) -> Tensor:
-        """[experts * B, out_dim] -> [experts, B, out_dim]; of a single expert the same."""
-        return features if self.experts == 1 else features.unflatten(0, (self.experts, -1))
+    @property
+    def running(self) -> list[Tensor]:
+        """Running averages of BatchNorm that differ from rank to rank after a step."""
+        apart = [norm for norm in self.norms if norm.over == "rank"]
+        return [mean for norm in apart for mean in norm.buffers(recurse=False) if mean.is_floating_point()]
+
+    def encode(self, images: Tensor, views: int = 1) -> Tensor:
+        """Features of the whole batch: float [experts, views * B, out_dim], or [views * B, out_dim] of one expert."""
+        features = carried_out(self.net, self.weights, images)
+        if self.experts > 1:
+            features = features.unflatten(0, (self.experts, -1))
+        return ranks.gathered(features, views)
 
 
 def build_backbone(
@@ -85,6 +104,7 @@ def build_backbone(
     experts: int = 1,
     experts_from: str | None = None,
     zero_residual: bool | None = None,
+    batch_norm_over: Literal["batch", "rank"] = "batch",
 ) -> Backbone:
     """A backbone without classifier.
 
@@ -92,7 +112,7 @@ def build_backbone(
         name: one of `SMALL_IMAGE`, or any name of timm's.
         channels: of the images, 1 or 3.
         pretrained: weights from timm's hub (true), or from a file (safetensors, or a torch file of tensors only).
-        batch_norm: see `Backbone`.
+        batch_norm, batch_norm_over: see `Backbone`.
         experts, experts_from: how often the network is held from that stage on; see `models.experts`.
         zero_residual: whether residual branches begin as zero: the scale of their last BatchNorm; None: as timm has it.
 
@@ -116,7 +136,7 @@ def build_backbone(
     net, out_dim = network()
     if experts_from is not None:
         multiply([net, *(network()[0] for _ in range(experts - 1))], experts_from)
-    return Backbone(net, out_dim, batch_norm, experts)
+    return Backbone(net, out_dim, batch_norm, experts, batch_norm_over)
 
 
 def pretrained_input(name: str) -> dict[str, Any]:

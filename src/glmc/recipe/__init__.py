@@ -325,6 +325,23 @@ def changed(overrides: Iterable[str]) -> bool:
     return any(assignment.partition("=")[0] not in SAME_RECIPE for assignment in overrides)
 
 
+def on_batch_size(name_or_file: str, overrides: Sequence[str]) -> str:
+    """What another batch size does to the learning rate, in a sentence; empty if none is given, or both are."""
+    batch = [value for value in overrides if value.startswith("data.batch_size=")]
+    if not batch or any(value.startswith(("optim.lr=", "optim=")) for value in overrides):
+        return ""
+    usual, given = (load(name_or_file, values) for values in ([v for v in overrides if v not in batch], overrides))
+    times = given.data.batch_size / usual.data.batch_size
+    if times == 1:
+        return ""
+    lr, sgd = usual.optim.lr, given.optim.name == "sgd"
+    rule = "with the batch (Goyal et al. 2017)" if sgd else "with the root of the batch (Malladi et al. 2022)"
+    return (
+        f"{batch[-1]} instead of the recipe's {usual.data.batch_size}, and optim.lr stays {lr:g}; the learning rate of "
+        f"{given.optim.name} usually grows {rule}: optim.lr={lr * (times if sgd else times**0.5):.2g}"
+    )
+
+
 def essence(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The values that make a recipe the one it is, by their dotted names.
 
@@ -342,6 +359,19 @@ def differences(first: Recipe, second: Recipe) -> Iterator[tuple[str, Any, Any]]
         told = HARMLESS | {"name", "published", "expect"}
         if key not in told and key.partition(".")[0] not in told and ours.get(key) != theirs.get(key):
             yield key, ours.get(key), theirs.get(key)
+
+
+def continues(wanted: Recipe, found: Recipe) -> bool:
+    """Whether a run's recipe is what became of another: the same values where images and machine do not decide them."""
+
+    def open_values(section: str, keys: Sequence[str]) -> dict[str, Any]:
+        asked, settled = getattr(wanted, section), getattr(found, section)
+        return {key: getattr(settled, key) for key in keys if getattr(asked, key) in (None, "auto")}
+
+    if found.data.size is None:  # the run ended before its images were seen
+        return wanted == found
+    data = open_values("data", ("size", "channels", "mean", "std", "bits"))
+    return not any(differences(wanted.settle(data, open_values("train", ("precision", "step"))), found))
 
 
 def same_images(first: Recipe, second: Recipe) -> bool:

@@ -383,6 +383,11 @@ class Model(Section):
     batch_norm: Literal["split", "two_pass", "joint"] = Field(
         "split", description="statistics for each view in one pass, in one pass a view, or over all views together"
     )
+    batch_norm_over: Literal["batch", "rank"] = Field(
+        "batch",
+        description="what the statistics are taken over where several processes train: the whole batch, as in a single "
+        "process, or the images of each process, which is faster and another training",
+    )
     heads: Literal["he_zero", "he_uniform", "uniform"] = Field(
         "he_zero",
         description="initial weights and biases of linear heads: He-normal and 0; He-normal and uniform (published "

@@ -1,11 +1,15 @@
 """From logits to counts, on the device."""
 
+from typing import Any
+
 import numpy as np
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from glmc import ranks
 from glmc.errors import NonFiniteLoss
 from glmc.metrics import reliability
 
@@ -28,11 +32,13 @@ class Tally:
         # Not torchmetrics' confusion matrix: it counts with bincount, which makes a GPU wait, or, where deterministic
         # algorithms are asked for, with a [B, C * C] comparison.
         self.confusion = torch.zeros(classes * classes, dtype=torch.int64, device=device)
-        self.nll = MeanMetric(nan_strategy="disable").to(device)
+        # Several processes put theirs together in `gather`, not whenever one of them computes.
+        alone: dict[str, Any] = {"sync_on_compute": False}
+        self.nll = MeanMetric(nan_strategy="disable", **alone).to(device)
         self.seen: list[tuple[Tensor, Tensor, Tensor]] = []  # true and predicted class, confidence, [B] each
         self.top5 = None
         if classes > 5:
-            self.top5 = MulticlassAccuracy(classes, top_k=5, average="micro", validate_args=False).to(device)
+            self.top5 = MulticlassAccuracy(classes, top_k=5, average="micro", validate_args=False, **alone).to(device)
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Add one batch.
@@ -47,8 +53,21 @@ class Tally:
         self.nll.update(F.cross_entropy(logits, labels, reduction="none"))
         confidence, predicted = logits.softmax(1).max(1)
         self.seen.append((labels, predicted, confidence))
-        if self.top5 is not None:
+        if self.top5 is not None and len(labels):
             self.top5.update(logits, labels)
+
+    def gather(self, images: int) -> None:
+        """Put together what the ranks have seen, each the positions r, r + W, ... of so many images, on every rank."""
+        true, predicted, confidence = (torch.cat(parts) for parts in zip(*self.seen, strict=True))
+        self.seen = [
+            (ranks.in_order(true, images), ranks.in_order(predicted, images), ranks.in_order(confidence, images))
+        ]
+        # Counted anew, from less than all cells of the matrix.
+        cells = self.seen[0][0] * self.classes + self.seen[0][1]
+        self.confusion = torch.zeros_like(self.confusion).index_add(0, cells, torch.ones_like(cells))
+        for metric in (self.nll, self.top5):
+            for name in () if metric is None else metric._defaults:
+                dist.all_reduce(getattr(metric, name))
 
     def predictions(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
         """True and predicted class int64 [N], and the latter's probability float32 [N], in the order seen.

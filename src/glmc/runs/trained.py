@@ -42,6 +42,7 @@ def build_method(recipe: Settled, counts: Tensor, device: torch.device, *, initi
             experts=recipe.model.experts,
             experts_from=recipe.model.experts_from,
             zero_residual=recipe.model.zero_residual,
+            batch_norm_over=recipe.model.batch_norm_over,
         )
         loss = choice.build("loss", recipe.loss.model_dump(), counts)
         mixture = choice.build("mixture", recipe.mixture.model_dump(), counts)

@@ -30,6 +30,7 @@ from glmc.runs import folder, result
 from glmc.runs.files import write_atomic
 from glmc.screen import Screen, clock
 from glmc.stats import advice, find, make_lt
+from glmc.train.distributed import dismiss
 from glmc.train.pace import TIMED, evaluation_seconds, measured
 from glmc.train.run import carry_out
 from glmc.train.schedule import epochs_needed
@@ -291,6 +292,7 @@ class Trials:
                     built, step = measured(recipe.load(f"folder/{name}", [*words, f"train.epochs={FEWEST}"]), timed)
                     if not paces:
                         built.score("test")  # the first evaluation loads libraries
+                    dismiss(built)
                 except UserError as error:
                     self.leave_out(name, str(error), screen)
                     continue

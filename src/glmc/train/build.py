@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glmc import models, runtime, trust
+from glmc import models, ranks, runtime, trust
 from glmc.batches.resident import Loader, ResidentLoader
 from glmc.batches.streaming import StreamingLoader
 from glmc.data.inventory import Inventory
@@ -57,6 +57,7 @@ class Parts:
     sets: dict[str, tuple[Tensor, Tensor]]  # "test", "val", if there: uint8 [N, side, side, ch], int64 [N]
     factors: list[float]  # learning rate of each epoch as a fraction of its peak
     counts: Tensor  # int64 [C], training images per class
+    number: int = 0  # by which other ranks know the run
 
     @property
     def total_steps(self) -> int:
@@ -65,8 +66,16 @@ class Parts:
         return min(steps, self.recipe.train.max_steps or steps)
 
     def tally(self, name: str, flip: bool = False) -> Tally:
-        """The predictions for the set of that name."""
-        return evaluate(self.tested, self.logits[flip], *self.sets[name], batch_size=self.recipe.eval.batch_size)
+        """The predictions for the set of that name; each rank makes its own, and all of them have all."""
+        here, (images, labels) = ranks.here(), self.sets[name]
+        if here.world > 1 and here.rank == 0:
+            ranks.say("evaluate", self.number, name, flip)
+        own = images[here.own], labels[here.own]
+        with ranks.common():
+            tally = evaluate(self.tested, self.logits[flip], *own, batch_size=self.recipe.eval.batch_size)
+            if here.world > 1:
+                tally.gather(len(labels))
+        return tally
 
     def score(self, name: str, flip: bool = False) -> tuple[dict[str, float], np.ndarray]:
         """Scores and confusion matrix (int64 [C, C]) on the set of that name."""
@@ -151,9 +160,13 @@ def build(recipe: Recipe, screen: Screen, *, initial: bool = True, known: Invent
     plan = recipe.train
     steps = min(plan.epochs * loader.steps, plan.max_steps or sys.maxsize)
     mode = recipe.train.step
+    alone = ranks.here().world == 1
     if mode == "auto":
-        mode = runtime.pick_mode(device, steps * step_flops(method, loader, data))
+        mode = runtime.pick_mode(device, steps * step_flops(method, loader, data)) if alone else "eager"
         settled = settled.settle({}, {"step": mode})
+    if mode != "eager" and not alone:  # exchanges cannot be compiled, and one rank must not fall back by itself
+        screen.say(f"train.step={mode} is for a single process; the steps of several are carried out eagerly")
+        mode = "eager"
     if mode.startswith("graph") and device.type != "cuda":  # a run that was begun on a GPU may go on elsewhere
         screen.say(f"train.step={mode} needs a CUDA device, and this is {device.type}: steps are carried out eagerly")
         mode = "eager"
@@ -368,7 +381,9 @@ def try_one_step(parts: Parts) -> int:
     image = torch.zeros(1, parts.data.size, parts.data.size, parts.data.channels, dtype=torch.uint8, device=device)
     try:
         with checked(method):
-            needed = runtime.check_memory(method, loss_of, recipe.data.batch_size, device)
+            here = ranks.here()
+            own = here.images_of(recipe.data.batch_size, 0)  # images of each batch
+            needed = runtime.check_memory(method, loss_of, own, device, here.world)
         (view,) = build_views(recipe, ("test",), device)
         method.eval()
         with torch.inference_mode(), runtime.autocast(device, recipe.train.precision):

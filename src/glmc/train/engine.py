@@ -13,9 +13,11 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
+from glmc import ranks
 from glmc.batches.resident import HostStream, Loader, Stream
 from glmc.errors import NonFiniteLoss
 from glmc.methods.base import Method
+from glmc.models import Backbone
 from glmc.random import Draws
 from glmc.runtime import autocast
 from glmc.step import Step
@@ -125,15 +127,23 @@ def training_step(
         compiled: fuse the method's operations for batches of the full size; the last one of an epoch stays as it is.
     """
     fused = torch.compile(method.forward, dynamic=False) if compiled else method.forward
+    here, encoders = ranks.here(), [module for module in method.modules() if isinstance(module, Backbone)]
+    of_backbones = {id(parameter) for encoder in encoders for parameter in encoder.parameters()}
+    apart, alike = ([p for p in method.parameters() if (id(p) in of_backbones) == which] for which in (True, False))
     follow = None if average is None else following(average, method, ema)
 
     def gradient(consumed: Step) -> Terms:
-        forward = fused if len(consumed.streams["instance"].rows) == loader.batch_size else method.forward
-        with autocast(loader.device, precision):
-            terms = forward(consumed)
-            loss = torch.stack(list(terms.values())).sum()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        images = len(consumed.streams["instance"].rows)
+        forward = fused if images == loader.batch_size else method.forward
+        with ranks.spread(here, images):
+            with autocast(loader.device, precision):
+                terms = forward(consumed)
+                loss = torch.stack(list(terms.values())).sum()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+        if here.world > 1:
+            ranks.reduce_gradients(apart, alike)
+            ranks.average([tensor for encoder in encoders for tensor in encoder.running])
         return terms
 
     def step(inputs: Inputs) -> Terms:
@@ -264,7 +274,7 @@ def fit(
         progress = torch.tensor(state.epoch / epochs, device=loader.device)
         meter = Meter(loader.device, state.sums, state.step)
         method.train()
-        for parts in loader.parts(streams, first=state.step):
+        for parts in loader.parts(streams, first=state.step, own=ranks.here().own):
             seed_generators(int(seeds[state.step]), loader.device)  # dropout, too, depends on seed, epoch and position
             meter.add(step(Inputs(parts, {name: table[state.step] for name, table in draws.items()}, progress)))
             state.step, state.steps = state.step + 1, state.steps + 1

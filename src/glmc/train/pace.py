@@ -8,8 +8,9 @@ import torch
 from glmc.errors import UserError
 from glmc.recipe import Recipe, load
 from glmc.screen import Screen
-from glmc.train.build import Parts, build, try_one_step
-from glmc.train.engine import State, fit
+from glmc.train.build import Parts, try_one_step
+from glmc.train.distributed import built, dismiss, stepped
+from glmc.train.engine import State
 
 WARM_UP = 3  # steps that are not timed: they compile, record a graph, or wait for the first images
 TIMED = 3.0  # seconds of steps that are timed, at least
@@ -84,20 +85,16 @@ def spoken(seconds: float) -> str:
 
 
 def measured(recipe: Recipe, timed: float = TIMED) -> tuple[Parts, float]:
-    """A run that is begun, timed and dropped: its parts, no longer of use, and the seconds of a step."""
-    parts = build(recipe, Screen(quiet=True))
+    """A run that is begun and timed: its parts, to be evaluated or dismissed, and the seconds of a step."""
+    parts = built(recipe, Screen(quiet=True))
     try_one_step(parts)
     endless = 100_000  # epochs; it ends with the timing
     pace = Pace(parts.device, time.perf_counter, timed)
     rate = [parts.factors[0]] * endless
-    steps = fit(
-        parts.method, parts.loader, parts.optimizer, parts.step, State(), epochs=endless, factors=rate,
-        before_epoch=parts.before_epoch, average=parts.average,
-    )  # fmt: skip
+    steps = stepped(parts, State(), [], epochs=endless, factors=rate)
     while not pace.tick():
         next(steps)
     steps.close()
-    parts.loader.close()
     return parts, pace.seconds
 
 
@@ -119,6 +116,7 @@ def within(recipe: Recipe, minutes: float, screen: Screen, since: float) -> Reci
     parts, step = measured(recipe)
     test = evaluation_seconds(parts, step)
     epoch = parts.loader.steps * step + test / recipe.eval.every
+    dismiss(parts)
     left = 60 * minutes - (time.perf_counter() - since) - 3 * test  # the last evaluation, and that of mirrored images
     epochs = int(left // epoch)
     if epochs < 1:

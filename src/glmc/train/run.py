@@ -4,22 +4,23 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from glmc import runtime, trackers, trust
+from glmc import ranks, runtime, trackers, trust
 from glmc.batches.resident import Loader
 from glmc.batches.streaming import StreamingLoader
 from glmc.data.inventory import to_csv
 from glmc.errors import Interrupted, NonFiniteLoss, UserError
-from glmc.recipe import HARMLESS, Recipe
+from glmc.recipe import HARMLESS, Recipe, continues
 from glmc.runs import checkpoint, folder, result
 from glmc.runs.files import write_atomic
 from glmc.screen import Screen, clock
-from glmc.train.build import Parts, build, try_one_step
+from glmc.train.build import Parts, try_one_step
 from glmc.train.conclusion import conclude
-from glmc.train.engine import State, fit, refuse_non_finite
+from glmc.train.distributed import built, contents, dismiss, hand_over, stepped
+from glmc.train.engine import State, refuse_non_finite
 from glmc.train.pace import Pace, estimate, within
 from glmc.train.saving import Saver, restore
 from glmc.train.schedule import epochs_needed
@@ -96,7 +97,7 @@ def begin(
         known = next((split for run in beside if (split := folder.shared(recipe, run)) is not None), None)
         if known is None and recipe.parent is not None:
             known = folder.of_parent(recipe, Path(recipe.parent), screen)
-        parts = build(recipe, screen, known=known)
+        parts = built(recipe, screen, known=known)
         memory = try_one_step(parts)
         if parts.data.inventory is not None:
             write_atomic(run / folder.SPLIT, to_csv(parts.data.inventory))
@@ -111,6 +112,7 @@ def begin(
 def ready(begun: Begun, command: str, since: float) -> Begun:
     """Note the circumstances and the start-up time of a run that is built, and say what is about to be trained."""
     parts, run, state, screen, _, tracks = begun
+    hand_over(parts)
     tracks.begin(parts.recipe.train.track, parts.recipe.model_dump(), state.records)
     folder.record_environment(run, runtime.environment(parts.device, parts.recipe.train.precision, command))
     if parts.data.skipped:
@@ -155,6 +157,11 @@ def resume(
     return run
 
 
+def holds(run: Path, recipe: Recipe) -> bool:
+    """Whether a folder holds a run of this recipe."""
+    return (run / "recipe.yaml").is_file() and continues(recipe, folder.recipe_of(run))
+
+
 def take_up(run: Path, overrides: tuple[str, ...], screen: Screen, command: str, since: float) -> Begun:
     """Build a run anew from its folder and its last valid checkpoint, if it has one."""
     point = checkpoint.latest(run / "checkpoints")
@@ -164,7 +171,7 @@ def take_up(run: Path, overrides: tuple[str, ...], screen: Screen, command: str,
     if point is not None:
         folder.refuse_foreign(run, recipe, point)
     trackers.require(recipe.train.track)
-    parts = build(recipe, screen, initial=point is None, known=folder.inventory_of(run, recipe.data.root))
+    parts = built(recipe, screen, initial=point is None, known=folder.inventory_of(run, recipe.data.root))
     folder.remember_stage_one(run, recipe)
     if point is None:
         write_atomic(run / "recipe.yaml", parts.recipe.to_yaml())  # it may not have been settled yet
@@ -224,7 +231,7 @@ def carry_out(begun: Sequence[Begun], again: Path, screen: Screen, *, more: bool
 
 
 def training(
-    begun: Begun, saver: Saver, tell: Callable[[Sequence[str]], None], arrived: Sequence[int]
+    begun: Begun, saver: Saver, tell: Callable[[Sequence[str]], None], arrived: MutableSequence[int]
 ) -> Iterator[int]:
     """Train a run to its end, leaving a record for each epoch and a checkpoint whenever one is due; then conclude.
 
@@ -244,18 +251,8 @@ def training(
     began = lap = glanced = time.monotonic()
     pace = Pace(parts.device, lambda: state.seconds["train"] + time.monotonic() - lap)
     before, evaluating = state.steps, 0.0
-    steps = fit(
-        parts.method,
-        loader,
-        parts.optimizer,
-        parts.step,
-        state,
-        epochs=recipe.train.epochs,
-        factors=parts.factors,
-        before_epoch=parts.before_epoch,
-        average=parts.average,
-        max_steps=recipe.train.max_steps,
-    )
+    plan = {"epochs": recipe.train.epochs, "factors": parts.factors, "max_steps": recipe.train.max_steps}
+    steps = stepped(parts, state, arrived, **plan)
     if stalled(recipe, records):  # a kill came between its last epoch and its result
         steps.close()
     for epoch_over, meter in steps:
@@ -293,7 +290,7 @@ def training(
             if leave:
                 saver.wait()
                 note_contents(parts, run)
-                loader.close()
+                dismiss(parts)
                 return
             if done:
                 screen.say(
@@ -306,13 +303,14 @@ def training(
     note_contents(parts, run)
     loader.close()
     conclude(parts, run, state, records)
+    dismiss(parts)
 
 
 def note_contents(parts: Parts, run: Path) -> None:
     """Write what the workers have learnt of the training images' contents into split.csv."""
     inventory, loader = parts.data.inventory, parts.loader
     if inventory is not None and isinstance(loader, StreamingLoader):
-        inventory["train"].digests[:] = loader.digests.numpy()
+        inventory["train"].digests[:] = contents(parts).numpy()
         write_atomic(run / folder.SPLIT, to_csv(inventory))
 
 
@@ -389,6 +387,11 @@ def announce(parts: Parts, run: Path, screen: Screen) -> None:
         f"epochs: {recipe.train.epochs}, of {parts.loader.steps} steps"
         + "".join(f", then {stage}" for stage in recipe.later)
     )
+    if (world := ranks.here().world) > 1:
+        screen.say(
+            f"{world} processes share each batch of {recipe.data.batch_size}: the training is that of one process, "
+            "and so is the learning rate"
+        )
     if recipe.train.epochs < (needed := epochs_needed(recipe)):
         screen.say(
             f"with fewer than {needed} epochs the last phase of {recipe.system} never begins: raise train.epochs"

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from glmc import runtime
-from glmc.errors import NonFiniteLoss
+from glmc import ranks, runtime
+from glmc.errors import NonFiniteLoss, UserError
 from glmc.metrics import doubts, rows_of
 from glmc.recipe import Recipe, parse
 from glmc.runs import folder, result
@@ -90,6 +90,9 @@ def go_through(base: Path, *, together: int | None = None, command: str, quiet: 
     Raises:
         NonFiniteLoss: of some runs; the others have been trained and summarised.
     """
+    world = ranks.here().world
+    if together is not None and together > 1 and world > 1:
+        raise UserError(f"--together {together}: each run is trained by all {world} processes, one after the other")
     screen = Screen(quiet=quiet)
     recipes = [parse(text) for text in json.loads((base / "seeds.json").read_text())]
     runs = [run_of(base, recipe) for recipe in recipes]
