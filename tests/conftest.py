@@ -1,9 +1,12 @@
-"""A user's folder with a recipe and methods, and what is said of mistakes in it."""
+"""A user's folder with a recipe and methods, what is said of mistakes in it, and the table of tests/faults."""
 
+import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -21,6 +24,49 @@ def _own_environment() -> Iterator[None]:
     os.environ.pop("PYTHONSAFEPATH", None)
     yield
     os.environ.pop("PYTHONSAFEPATH", None)
+
+
+Outcome = Literal["survived", "lost", "silent"]  # as promised or a sentence; work is gone; nobody was told
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--json", type=Path, help="write the table of tests/faults into this file")
+
+
+@pytest.fixture
+def noted(request: pytest.FixtureRequest) -> Callable[[str, Outcome], None]:
+    """(fault, outcome): one line more in the table."""
+
+    def note(fault: str, outcome: Outcome) -> None:
+        request.node.user_properties.append(("fault", (fault, outcome)))
+
+    return note
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    found = Counter(
+        tuple(value)
+        for report in reports
+        if getattr(report, "when", None) == "call"
+        for name, value in report.user_properties
+        if name == "fault"
+    )
+    faults = sorted({fault for fault, _ in found})
+    if not faults:
+        return
+    table = [
+        {"fault": fault, "tried": sum(counts.values()), **counts}
+        for fault in faults
+        for counts in [{outcome: found[fault, outcome] for outcome in ("survived", "lost", "silent")}]
+    ]
+    terminalreporter.section("faults")
+    for row in table:
+        terminalreporter.write_line(
+            "{fault:60} {tried:6} tried {survived:6} survived {lost:4} lost {silent:4} silent".format(**row)
+        )
+    if file := config.getoption("--json"):
+        file.write_text(json.dumps(table, indent=1) + "\n")
 
 
 RIGHT = """\
