@@ -55,7 +55,7 @@ class Ranks(NamedTuple):
 
 
 _HERE = [Ranks()]
-_COMMON = [False]  # whether all ranks are about something together
+_COMMON = [False]  # whether all ranks are inside `common`
 _MEETING: list[dist.Store] = [dist.HashStore()]  # where processes find each other
 
 
@@ -88,14 +88,14 @@ def refuse(sentence: str) -> NoReturn:
 
 @contextlib.contextmanager
 def common() -> Iterator[None]:
-    """Around what all ranks do together: if one leaves it by an exception, the others wait for its part in vain."""
+    """Marks what all ranks do together: if one leaves it with an exception, the others are waiting in an exchange."""
     _COMMON[0] = True
     yield
     _COMMON[0] = False
 
 
 def leave() -> None:
-    """Let the others end: they listen, or find out by themselves that rank 0 has left what they did together."""
+    """Tell the other ranks to end, unless they are waiting in an exchange, which fails once this process has gone."""
     if not _COMMON[0]:
         with contextlib.suppress(RuntimeError):  # they have ended already
             say("end")
@@ -186,9 +186,9 @@ def agreed(function: Callable[[], Answer]) -> Answer:
 
 
 def missing(patience: float = 3.0) -> list[int]:
-    """The ranks that have ended, once a collective has failed; none if nobody can be asked any more.
+    """The ranks that have ended, once a collective has failed; none if the store is gone, too.
 
-    Every rank that is still there signs a list that torchrun keeps, and looks after a while who has not.
+    Every rank that is still there signs a list in torchrun's store, and looks after a while who has not.
     """
     if dist.is_initialized():
         dist.destroy_process_group()  # whoever waits for this rank fails, too, and signs
@@ -196,7 +196,7 @@ def missing(patience: float = 3.0) -> list[int]:
         _MEETING[0].set(f"there/{here().rank}", "")
         time.sleep(patience)
         return [rank for rank in range(here().world) if not _MEETING[0].check([f"there/{rank}"])]
-    except RuntimeError:  # the list has gone with the process or the node that kept it
+    except RuntimeError:  # the store has gone with its process or node
         return []
 
 
