@@ -53,7 +53,9 @@ class Study:
     def __init__(self, file: Path, work: Path) -> None:
         self.plan = yaml.safe_load(file.read_text())
         self.name = file.stem
-        self.runs = Runs(self.plan["data"], work / self.plan["data"], runtime.pick_device("auto").type)
+        # Not the name alone, which may be that of the data set's own folder beside it.
+        runs = work / f"runs-{self.plan['data']}"
+        self.runs = Runs(self.plan["data"], runs, runtime.pick_device("auto").type)
         self.aside = self.runs.set_aside() if self.plan["split"] == "aside" else []
 
     def row(self, name: str) -> dict[str, Any]:
