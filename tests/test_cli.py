@@ -114,7 +114,8 @@ def test_keys_are_explained_and_completed(command, monkeypatch):
     """A line with value, type, range and default, and one with the meaning; the Tab key knows them, too."""
     code, text, _ = command("show", "tiny.yaml", "--keys", "method.name=glmc")
     assert code == 0
-    assert "train.epochs=2  (whole number, at least 1; needed)\n    passes over the training images\n" in text
+    about = "whole number, at least 1, at most 1000000; needed"
+    assert f"train.epochs=2  ({about})\n    passes over the training images\n" in text
     assert 'eval.few="<20"  (<20 or <=20; default "<20")\n    training images of a few-shot class\n' in text
     assert "method.contrast_weight=4.0  (number; default 4.0)\n    gamma, the factor of" in text
     for words, offered in [

@@ -77,7 +77,7 @@ def test_a_study_goes_on_where_it_stopped_and_a_speed_run_adds_to_its_history(tm
     assert found["base"]["runs"][0]["epochs"] == 2
     assert found["short"]["runs"][0]["epochs"] >= 1  # as long as a clock says
     assert "| base | 2 | " in done.stdout
-    assert len(list((tmp_path / "work" / "cifar10-jpeg" / "runs").glob("*/result.json"))) == 2
+    assert len(list((tmp_path / "work" / "runs-cifar10-jpeg" / "runs").glob("*/result.json"))) == 2
     command = [sys.executable, ROOT / "benchmarks" / "time_to_accuracy.py", grid, "--row", "short", "--epochs", "1"]
     done = subprocess.run(
         [*command, "--target", "base", "--note", "half as long", *places, tmp_path / "history"],

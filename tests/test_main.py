@@ -85,3 +85,17 @@ def test_a_recipe_s_own_code_is_executed_only_on_request(tmp_path: Path, glmc, m
         code, said, _ = glmc("show", "run/recipe.yaml", *allowed)
         assert code == 0
         assert "name: mine:Louder\n  volume: 3.0\n" in said
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "too little memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), "too little memory"),
+        (UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogates not allowed"), "not in UTF-8"),
+        (OSError(24, "Too many open files", "photo.png"), "photo.png cannot be used (Too many open files)"),
+    ],
+)
+def test_what_the_machine_lacks_is_told_in_a_sentence(error, words):
+    sentence, code = __main__.explain(error)
+    assert (words in sentence, code) == (True, 2)

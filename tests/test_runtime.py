@@ -55,12 +55,12 @@ def test_what_the_recipe_says_is_not_tried(monkeypatch):
 
 
 def test_only_long_runs_are_compiled_on_a_cpu(monkeypatch):
-    monkeypatch.setattr(runtime, "_has_compiler", lambda: True)
+    monkeypatch.setattr(runtime, "has_compiler", lambda: True)
     step = 52.9e9  # operations of a step of GLMC with resnet32, batch 64 x 2
     assert runtime.pick_mode(CPU, 1_000 * step) == "eager"
     assert runtime.pick_mode(CPU, 34_000 * step) == "compile"
     assert runtime.pick_mode(torch.device("cuda"), 1.0) == "graph"
-    monkeypatch.setattr(runtime, "_has_compiler", lambda: False)
+    monkeypatch.setattr(runtime, "has_compiler", lambda: False)
     assert runtime.pick_mode(CPU, 34_000 * step) == "eager"
 
 

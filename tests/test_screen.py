@@ -3,14 +3,12 @@
 import io
 import re
 
-from rich.console import Console
-
-from glmc.screen import Screen
+from glmc.screen import Screen, Terminal
 
 
 def test_the_bar_and_the_time_left_are_never_pushed_out():
     screen, text = Screen(), io.StringIO()
-    screen.console = Console(file=text, force_terminal=True, width=80, color_system=None)
+    screen.console = Terminal(file=text, force_terminal=True, width=80, color_system=None)
     words = ["epoch 200/200", "loss 12.345", "top-1 100.00 (epoch 199)", *(f"term{n} 0.123" for n in range(9))]
     with screen.bar("training", 31400) as bar:
         bar.to(31399, what=words)

@@ -2,8 +2,8 @@
 
 import argparse
 import contextlib
-import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -12,8 +12,8 @@ from typing import Any
 from glmc import errors, trust
 
 INTERRUPTED = 128 + signal.SIGINT
-# full, over a quota or a limit, or not writable
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+# as PyTorch says it, of the processor's memory, of a GPU's, and of threads that cannot be started
+NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory|can't start new thread", re.IGNORECASE)
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
         if anywhere.debug:
             raise
         sentence, code = explain(error)
-        print(f"glmc: {sentence}", file=sys.stderr)
+        print(f"glmc: {errors.printable(sentence)}", file=sys.stderr)
         sys.exit(code)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # another Ctrl-C while Python cleans up ends it without a word
@@ -101,16 +101,24 @@ def explain(error: Exception) -> tuple[str, int]:
         return str(error), error.exit_code
     if isinstance(error, errors.UserError):
         return str(error), errors.BAD_INPUT
-    if isinstance(error, OSError) and error.errno in DISK:
-        return (
-            f"{error.filename or 'a file'} cannot be used ({error.strerror}); make room on its disk or allow access, "
-            f"and go on with glmc train --resume if a run had begun",
-            errors.BAD_INPUT,
-        )
     line = trust.own_line(error)
     if line is not None:
         return f"{line}: {type(error).__name__}: {error}; --debug shows the way there", errors.BAD_INPUT
+    told = of_the_machine(error)
+    if told is not None:
+        return told, errors.BAD_INPUT
     return f"{type(error).__name__}: {error} (a defect of glmc; --debug shows where)", errors.DEFECT
+
+
+def of_the_machine(error: Exception) -> str | None:
+    """What to tell about memory that is not there, names that cannot be written, and other errors of the system."""
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(str(error))):
+        return "there is too little memory for this; take a smaller data.batch_size, data.size or model, or free some"
+    if isinstance(error, UnicodeError):
+        return f"a name or a text is not in UTF-8 ({error}); rename the file or folder, or save the text in UTF-8"
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{error.filename or 'the system'} cannot be used ({error.strerror}); mend that, and try again"
+    return None
 
 
 if __name__ == "__main__":

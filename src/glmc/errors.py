@@ -9,6 +9,8 @@
 | 130 / 143 | interrupted (SIGINT / SIGTERM): the state was saved, `glmc train --resume RUN` goes on from it |
 """
 
+import unicodedata
+
 DEFECT, BAD_INPUT, NON_FINITE = 1, 2, 3
 
 
@@ -31,3 +33,15 @@ class Interrupted(Exception):
     def __init__(self, text: str, number: int) -> None:
         super().__init__(text)
         self.exit_code = 128 + number
+
+
+def printable(text: str) -> str:
+    r"""Text without control characters and bytes that are no UTF-8: each as Python would write it; lines stay lines.
+
+    >>> printable("a\x1b[31m\udcff.jpg\n")
+    'a\\x1b[31m\\udcff.jpg\n'
+    """
+    if text.isprintable():
+        return text
+    odd = {"Cc", "Cs"}
+    return "".join(repr(c)[1:-1] if unicodedata.category(c) in odd and c not in "\n\t" else c for c in text)

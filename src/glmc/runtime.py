@@ -1,13 +1,16 @@
 """The machine a run stands on: device, precision, memory, and what to write down about it."""
 
+import contextlib
 import copy
 import math
 import os
 import platform
 import shutil
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
@@ -102,10 +105,11 @@ def pick_mode(device: torch.device, flops: float) -> Literal["graph_compile", "g
     """
     if device.type == "cuda":
         return "graph"
-    return "compile" if device.type == "cpu" and flops >= LONG_RUN and _has_compiler() else "eager"
+    return "compile" if device.type == "cpu" and flops >= LONG_RUN and has_compiler() else "eager"
 
 
-def _has_compiler() -> bool:
+def has_compiler() -> bool:
+    """Whether steps can be compiled for a CPU."""
     return shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
@@ -125,6 +129,19 @@ def own_stream(device: torch.device) -> AbstractContextManager[object]:
         stream.wait_stream(torch.cuda.current_stream(device))  # in which the run's tensors have been made
         return torch.cuda.stream(stream)
     return nullcontext()
+
+
+@contextlib.contextmanager
+def same_child_signal() -> Iterator[None]:
+    """Keeps the handler of SIGCHLD: PyTorch's would raise wherever the program stands when a worker dies."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def runs_that_fit(device: torch.device, memory: int) -> int:
@@ -254,7 +271,7 @@ def environment(device: torch.device, precision: str, command: str) -> dict[str,
         "timm": timm.__version__,
         "numpy": numpy.__version__,
         "platform": f"{platform.system()} {platform.machine()}",
-        "cpu": _processor(),
+        "cpu": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "processes": ranks.here().world,
@@ -264,7 +281,8 @@ def environment(device: torch.device, precision: str, command: str) -> dict[str,
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of the processor."""
     if sys.platform == "linux":
         with open("/proc/cpuinfo") as lines:
             for line in lines:

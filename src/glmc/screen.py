@@ -1,18 +1,31 @@
 """What a person sees while a command runs: sentences, a progress bar, a table at the end."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.table import Table
 
+from glmc.errors import printable
 from glmc.metrics import MAIN, METRICS
 
 BAR = 16  # columns
+
+
+class Terminal(Console):
+    """A console on which names of files and classes are nothing but text, whatever control characters they hold."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """What is printed; only what rich itself has to say may control the terminal."""
+        for part in super().render(renderable, options):
+            yield part if part.control else Segment(printable(part.text), part.style)
 
 
 class Screen:
@@ -24,18 +37,24 @@ class Screen:
     """
 
     def __init__(self, log: Path | None = None, quiet: bool = False) -> None:
-        self.console, self.log = Console(quiet=quiet, highlight=False), log
+        self.console, self.log = Terminal(quiet=quiet, highlight=False), log
 
     def say(self, text: str) -> None:
         """Print a sentence and log it."""
         self.console.print(text, markup=False, soft_wrap=True)
         self.note(text)
 
+    def warn(self, text: str) -> None:
+        """Say what nobody may miss: on a quiet screen it goes to standard error."""
+        if self.console.quiet:
+            complain(text)
+        self.say(text)
+
     def note(self, text: str) -> None:
         """Log a sentence without printing it."""
         if self.log is not None:
             with self.log.open("a", encoding="utf-8") as file:
-                file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}\n")
+                file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {printable(text)}\n")
 
     @contextmanager
     def bar(self, what: str, total: int | None = None, done: int = 0) -> Iterator["Bar"]:
@@ -91,6 +110,16 @@ def fitting(words: Sequence[str], width: int) -> str:
     """The first of some words, with two spaces between them, that fit into `width` columns; one at least."""
     lines = ["  ".join(words[: number + 1]) for number in range(len(words))]
     return max((line for line in lines if len(line) <= width), key=len, default=words[0])
+
+
+def complain(text: str) -> None:
+    """A sentence on standard error."""
+    print(f"glmc: {text}", file=sys.stderr)
+
+
+def writable(name: str) -> bool:
+    """Whether a name can be written in UTF-8 on a line: without control characters and what is no Unicode."""
+    return not any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name)
 
 
 def clock(seconds: float) -> str:

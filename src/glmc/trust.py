@@ -1,15 +1,20 @@
-"""Whose code may run. A recipe may name a class as "package.module:Class", and importing it executes its file.
+"""Whose code may run, and what is opened of what others wrote: regular files of a bounded size.
+
+A recipe may name a class as "package.module:Class", and importing it executes its file.
 
 Recipes, runs and folders of images are handed from one person to the next, so that a name in a file is no permission:
 one is the name typed in an assignment, the folder given with `--code`, or `--trust`. None of them is remembered by a
 run.
 """
 
+import os
 import shlex
+import stat
 import sys
 import traceback
 from importlib.machinery import PathFinder
 from pathlib import Path
+from typing import BinaryIO
 
 from glmc.errors import UserError
 
@@ -65,3 +70,18 @@ def own_line(error: BaseException) -> str | None:
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if f.filename in _files or {*map(str, Path(f.filename).parents)} & {*_folders}]
     return f"{own[-1].filename}:{own[-1].lineno}" if own else None
+
+
+def open_file(path: str | os.PathLike[str], limit: int) -> BinaryIO:
+    """Open a regular file for reading: neither a pipe, which may wait for ever, nor a device, which may never end.
+
+    Raises:
+        OSError, ValueError: it cannot be opened, is something else, or has more than `limit` bytes.
+    """
+    # Without this flag, opening a pipe waits for whoever writes to it; to a regular file it makes no difference.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    status = os.fstat(handle)
+    if stat.S_ISREG(status.st_mode) and status.st_size <= limit:
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    raise ValueError(f"larger than {limit:,} bytes" if stat.S_ISREG(status.st_mode) else "not a file")

@@ -144,7 +144,7 @@ def test_missing_images_are_counted_even_if_the_first_is_among_them(lt):
     for line in LT_TRAIN[:2]:
         (lt / "ImageNet" / line.split()[0]).unlink()
     assert refused("imagenet_lt", lt).startswith(
-        f"2 images of {lt}/data_txt/ImageNet_LT_train.txt are not in {lt}/ImageNet "
+        f"{lt}/data_txt/ImageNet_LT_train.txt:1: 2 images of ImageNet_LT_train.txt are not in {lt}/ImageNet "
         "(first: 'train/n01/n01_1.JPEG', 'train/n01/n01_2.JPEG')"
     )
 

@@ -381,7 +381,7 @@ def test_images_in_two_lists_are_said(root):
 def test_missing_images_are_counted_and_ten_are_named(root):
     text = "".join(f"gone/{number}.png {number % 2}\n0.png 1\n" for number in range(12))
     message = refused(root, text)
-    assert message.startswith("12 images of train.txt are not in ")
+    assert message.startswith("train.txt:1: 12 images of train.txt are not in ")
     assert "'gone/9.png'): set data.root" in message
     assert "gone/10.png" not in message
 
@@ -420,7 +420,7 @@ def test_missing_images_are_counted_and_ten_are_named(root):
             "two spellings of a class: 'Dog' (test.txt:1) and 'dog' (train.txt:2)",
         ),
         (("0.png cat\n1.png cat\n",), "the data have the single class 'cat'"),
-        (('path,label\n"0.png,0\n',), "train.csv is not a list in UTF-8 or cp1252"),
+        (('path,label\n"0.png,0\n',), "train.csv:2: not a line of a table (unexpected end of data)"),
         (("gone/0.png 0\ngone/1.png 1\n",), "none of the 2 files of train.txt lie under"),
     ],
 )

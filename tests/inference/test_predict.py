@@ -225,7 +225,7 @@ def test_a_csv_file_has_a_row_an_image_and_nothing_is_overwritten(trained, folde
         predict(trained, ["a.png"], csv_file=Path("new.csv"), as_json=True)
     assert Path("out.csv").read_bytes() == before
     predict(trained, [odd])
-    assert "�" in capsys.readouterr().out
+    assert r"\udcff" in capsys.readouterr().out
 
 
 def test_mirrored_images_are_averaged_in_if_wanted(trained, folder, said):
@@ -331,7 +331,7 @@ def test_a_calibration_of_another_step_or_a_damaged_one_is_not_used(own, photos,
     assert [json.loads(shown.out)] == raw
     assert "calibration.json is of step 3, not of step" in shown.err
     file.write_text('{"temperature": 1')
-    with pytest.raises(UserError, match=r"calibration.json cannot be used .*: run glmc calibrate again"):
+    with pytest.raises(UserError, match=r"calibration.json is damaged .*; run glmc calibrate again"):
         predict(own, ["a.png"])
 
 

@@ -1,5 +1,6 @@
 """YAML 1.2 in and out, files that cannot be read, and overrides that cannot be carried out."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -145,7 +146,9 @@ def test_a_file_that_is_no_text_is_told(complaint: Complaint, shop: Path):
     (shop / "cat.jpg").write_bytes(b"\xff\xd8\n\xff\xe0")
     assert complaint("cat.jpg") == "cat.jpg:1: this is not text in UTF-8: save the recipe in that encoding"
     (shop / "cat.jpg").write_bytes(b" " * (document.LARGEST_FILE + 1))
-    assert complaint("cat.jpg").startswith(f"cat.jpg is larger than {document.LARGEST_FILE} bytes, which no recipe is")
+    assert "cannot be read: larger than 262,144 bytes; give the recipe's own file" in complaint("cat.jpg")
+    os.mkfifo(shop / "pipe.yaml")
+    assert "cannot be read: not a file; give the recipe's own file" in complaint("pipe.yaml")
 
 
 def test_an_anchor_without_an_alias_does_no_harm(shop: Path):

@@ -146,9 +146,15 @@ def test_an_unknown_recipe_is_told_with_the_nearest(complaint: Complaint):
     assert complaint("shop") == (  # a folder
         "there is no recipe or folder 'shop'; `glmc list recipes` names all, and a file of your own ends in .yaml"
     )
-    assert complaint("dogs.yaml") == "the recipe file 'dogs.yaml' cannot be read: No such file or directory"
-    assert complaint("a" * 300 + ".yaml").endswith("cannot be read: File name too long")
-    assert complaint("\0.yaml") == "the recipe file '\\x00.yaml' cannot be read: embedded null byte"
+    assert (
+        complaint("dogs.yaml")
+        == "the recipe file 'dogs.yaml' cannot be read: No such file or directory; give the recipe's own file"
+    )
+    assert complaint("a" * 300 + ".yaml").endswith("cannot be read: File name too long; give the recipe's own file")
+    assert (
+        complaint("\0.yaml")
+        == "the recipe file '\\x00.yaml' cannot be read: embedded null byte; give the recipe's own file"
+    )
 
 
 PIECES = [*"{}[]:,#&*!|>'\"%@`-?\n\t ~\\\0é\u2028\ufeff", "\n  ", "<<: ", "---", "!!int ", "\\ud800", '"\\UFFFFFFFF"',

@@ -79,9 +79,11 @@ def test_large_images_become_thumbnails(tmp_path):
 def test_pictures_that_are_gone_are_left_out_and_no_path_leads_outside(tmp_path):
     chosen = write(tmp_path)
     (tmp_path / "examples" / "test-2.png").unlink()
+    assert evidence.read_examples(tmp_path)["pairs"][0]["test"] == ["test-1.png"]
     chosen["pairs"][0]["test"].append("../predictions.csv")
     (tmp_path / "examples" / "examples.json").write_text(json.dumps(chosen))
-    assert evidence.read_examples(tmp_path)["pairs"][0]["test"] == ["test-1.png"]
+    with pytest.raises(UserError, match=r"examples.json is damaged \(pairs.0.test.2"):
+        evidence.read_examples(tmp_path)
 
 
 def test_few_files_whatever_the_number_of_classes(tmp_path):

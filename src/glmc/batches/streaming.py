@@ -9,8 +9,6 @@ import atexit
 import contextlib
 import multiprocessing
 import os
-import signal
-import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from glmc import ranks
+from glmc import ranks, runtime
 from glmc.batches.augment import View
 from glmc.batches.resident import ALL, Loader, Stream
 from glmc.batches.worker import TASK, Boxes, Damage, Task, Workshop
@@ -58,7 +56,7 @@ class StreamingLoader(Loader):
         size: side of the stored squares in pixels.
         channels: 1 or 3.
         sizes: int [N, 2], height and width of every image, to cut out of whole images; none: out of stored squares.
-        resize, exif, bits: as `decode.materialise` takes them.
+        resize, exif, bits, max_pixels: as `decode.materialise` takes them.
         digests: int64 [N], of the contents of the files, 0 where unknown; one that has another is refused. Workers add
             to it, see `self.digests`.
         workers: processes; none: one a core, at most 16. The pixels do not depend on it.
@@ -82,6 +80,7 @@ class StreamingLoader(Loader):
         resize: decode.Resize = "square",
         exif: bool = True,
         bits: int = 16,
+        max_pixels: int = decode.MAX_PIXELS,
         digests: NDArray[np.int64] | None = None,
         workers: int | None = None,
         batch_size: int,
@@ -117,7 +116,9 @@ class StreamingLoader(Loader):
         self._at = torch.full((self.workers, 2), -1).share_memory_()
         known = torch.zeros(len(paths), dtype=torch.int64) if digests is None else torch.from_numpy(digests.copy())
         self.digests = known.share_memory_()
-        self._shop = Workshop(paths, size, channels, sizes, resize, exif, bits, known, self._rings, self._at)
+        self._shop = Workshop(
+            paths, size, channels, sizes, resize, exif, bits, max_pixels, known, self._rings, self._at
+        )
         self._ahead, self._agenda, self._staged = ahead, Agenda(), 0
         self._stages: list[tuple[list[Tensor], torch.cuda.Event]] = []
         self._crew: DataLoader[Any] | None = None
@@ -159,8 +160,9 @@ class StreamingLoader(Loader):
         """All images in order, in one view without anything random, `batch_size` at a time; workers decode them."""
         eye = StreamingLoader(
             self.paths, self.host_labels, [view], {"instance": None}, size=self.size, channels=self.channels,
-            resize=self._shop.resize, exif=self._shop.exif, bits=self._shop.bits, workers=self.workers,
-            batch_size=self.batch_size, seed=self.seed, device=self.device,
+            resize=self._shop.resize, exif=self._shop.exif, bits=self._shop.bits,
+            max_pixels=self._shop.max_pixels, workers=self.workers, batch_size=self.batch_size, seed=self.seed,
+            device=self.device,
         )  # fmt: skip
         rows = torch.arange(len(self.labels), device=self.device)
         table = Stream(rows, rows, ({},))
@@ -200,7 +202,7 @@ class StreamingLoader(Loader):
                 persistent_workers=True,
                 generator=torch.Generator(),  # it draws a seed for its workers: not from the run's numbers
             )
-        with _same_child_signal():
+        with self._a_lost_worker_named(), runtime.same_child_signal():
             self._done = iter(self._crew)
 
     def _with_pixels(self, stream: Stream, tasks: Iterator[Task]) -> Stream:
@@ -241,8 +243,21 @@ class StreamingLoader(Loader):
     def _wait(self) -> None:
         """Until the next task is done."""
         began = time.perf_counter()
-        try:
+        with self._a_lost_worker_named():
             damage = next(self._done)
+        self.waited += time.perf_counter() - began
+        if damage is not None:
+            self.close()
+            raise UserError(
+                f"{self.paths[damage.row]} cannot be read ({damage.reason}): restore or replace it; with "
+                "data.on_bad_image=skip, a new run reads all files once before training and leaves out such ones"
+            )
+
+    @contextlib.contextmanager
+    def _a_lost_worker_named(self) -> Iterator[None]:
+        """Turns PyTorch's error, raised here or where an epoch begins, into a sentence."""
+        try:
+            yield
         except RuntimeError as error:
             lost = self._lost_rows()
             self.close()
@@ -253,13 +268,6 @@ class StreamingLoader(Loader):
                 f"{files}: the worker that read it has died, most likely ended by the system for lack of memory; "
                 f"set data.workers to less than {self.workers}, or remove the file if it happens again"
             ) from error
-        self.waited += time.perf_counter() - began
-        if damage is not None:
-            self.close()
-            raise UserError(
-                f"{self.paths[damage.row]} cannot be read ({damage.reason}): restore or replace it; with "
-                "data.on_bad_image=skip, a new run reads all files once before training and leaves out such ones"
-            )
 
     def _lost_rows(self) -> list[int]:
         """The rows that workers which live no more have worked on."""
@@ -287,23 +295,15 @@ def _close_all() -> None:
         loader.close()
 
 
-@contextlib.contextmanager
-def _same_child_signal() -> Iterator[None]:
-    """Keeps the handler of SIGCHLD: PyTorch's would raise wherever the program stands when a worker dies."""
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
-        yield
-        return
-    before = signal.getsignal(signal.SIGCHLD)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, before)
-
-
 def _check_shared(needed: int, workers: int) -> None:
     """Raise a `UserError` if the system has not so many bytes of shared memory: to use them would be fatal."""
     if not os.path.isdir(SHARED):
         return
+    if not os.access(SHARED, os.W_OK):
+        raise UserError(
+            f"{SHARED} cannot be written to, and the workers of the streaming loader share memory there: make it "
+            "writable, or set data.loader=resident"
+        )
     facts = os.statvfs(SHARED)
     free = facts.f_bavail * facts.f_frsize
     if needed > 0.9 * free:

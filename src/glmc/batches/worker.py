@@ -7,7 +7,6 @@ cut out and resized; all other views share the stored square. What comes after i
 import os
 import signal
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -48,7 +47,7 @@ class Workshop(Dataset[Damage | None]):
         size: side of the stored squares.
         channels: 1 or 3.
         sizes: int [N, 2], height and width of the whole images; none if boxes lie in the stored squares.
-        resize, exif, bits: as `decode.materialise` takes them.
+        resize, exif, bits, max_pixels: as `decode.materialise` takes them.
         digests: int64 [N], shared: of the contents, see `decode.digest_of`; 0 until a worker has read the file.
         rings: for each kind of pixels uint8 [slots, TASK, side, side, channels], shared.
         at: int64 [workers, 2], shared: process, and the row it works on.
@@ -63,12 +62,13 @@ class Workshop(Dataset[Damage | None]):
         resize: decode.Resize,
         exif: bool,
         bits: int,
+        max_pixels: int,
         digests: Tensor,
         rings: Sequence[Tensor],
         at: Tensor,
     ) -> None:
         self.paths, self.size, self.channels, self.sizes = paths, size, channels, sizes
-        self.resize, self.exif, self.bits = resize, exif, bits
+        self.resize, self.exif, self.bits, self.max_pixels = resize, exif, bits, max_pixels
         self.digests, self.rings, self.at = digests, rings, at
 
     def __getitem__(self, task: Task) -> Damage | None:
@@ -83,12 +83,12 @@ class Workshop(Dataset[Damage | None]):
         return None
 
     def _fill(self, task: Task, place: int, row: int) -> None:
-        content = Path(self.paths[row]).read_bytes()
+        content = decode.content_of(self.paths[row])
         digest = decode.digest_of(content)
         if int(self.digests[row]) not in (0, digest):
             raise ValueError("it has changed since the run began")
         self.digests[row] = digest
-        picture = decode.picture_of(content, self.channels, self.exif, self.bits)
+        picture = decode.picture_of(content, self.channels, self.exif, self.bits, self.max_pixels)
         if self.sizes is None:
             picture = decode.centre_square(picture, self.size, self.resize)
         elif picture.shape[:2] != tuple(self.sizes[row]):

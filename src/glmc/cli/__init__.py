@@ -1,7 +1,7 @@
 """The command line. Torch is imported inside the commands that need it, so that help and mistakes answer at once.
 
-`training` holds the commands that train and evaluate, `looking` those that show what there is, `using` those that put a
-trained network to use.
+`training` holds the commands that train and evaluate, `looking` those that show what there is, `checking` those that
+look for what is wrong, `using` those that put a trained network to use.
 """
 
 import importlib
@@ -48,5 +48,5 @@ def glmc(
     """Long-tailed image classification: train, compare and trust the methods of the literature."""
 
 
-for _room in ("training", "looking", "using"):  # the order of `glmc --help`
+for _room in ("training", "looking", "checking", "using"):  # the order of `glmc --help`
     importlib.import_module(f"glmc.cli.{_room}")

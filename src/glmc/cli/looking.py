@@ -9,7 +9,7 @@ import typer
 
 from glmc.cli import app, complete
 from glmc.cli.words import AsJson, Overrides, Quiet
-from glmc.errors import UserError
+from glmc.errors import UserError, printable
 
 
 @app.command()
@@ -40,7 +40,7 @@ def show(
         source = parts.find(wanted.data.model_copy(update={"download": False}))
         train, val = parts.long_tailed(source, wanted.data)
     except UserError as error:
-        print(f"# data: {error}")
+        print(f"# data: {printable(str(error))}")
         return
     counts, held = train.counts, f"{len(val):,} validation, " if val else ""
     print(f"# data: {len(train):,} training, {held}{len(source.test):,} test images of {len(counts)} classes")
@@ -161,7 +161,7 @@ def cache(
         print(json.dumps([entry._asdict() for entry in entries], indent=1, default=str))
         return
     for entry in entries:
-        print(f"{entry.bytes / 2**20:9.1f} MiB  {entry.date}  {entry.root}")
+        print(f"{entry.bytes / 2**20:9.1f} MiB  {entry.date}  {printable(entry.root)}")
     print(f"{sum(entry.bytes for entry in entries) / 2**20:9.1f} MiB in {cache.cache_folder()}")
 
 

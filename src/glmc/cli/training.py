@@ -52,7 +52,7 @@ def train(
                 raise UserError(f"{overrides[0]}: several runs are resumed as they were; name one of their folders")
             from glmc.train import seeds as several
 
-            several.go_through(resume, together=together, command=command, quiet=quiet, since=STARTED)
+            several.resume(resume, together=together, command=command, quiet=quiet, since=STARTED)
             return
         from glmc.train import run, stages
 
@@ -64,7 +64,7 @@ def train(
     name, overrides = for_own_images(name, overrides, quiet)
     wanted = recipe.load(name or "digits_lt/glmc", overrides)
     if (remark := recipe.on_batch_size(name or "digits_lt/glmc", overrides)) and not quiet:
-        print(remark, file=sys.stderr)
+        print(remark)
     if recipe.changed(overrides):
         wanted = wanted.override("expect=null", "published=null")  # results of another recipe from here on
     if minutes is not None and wanted.then is not None:

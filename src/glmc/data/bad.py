@@ -83,7 +83,12 @@ def unreadable(split: Split, part: str, data: Data, screen: Screen) -> dict[int,
     cache_dir = cache.cache_folder() if data.cache else None
     with screen.bar(f"reading all {part} images", len(split)) as bar:
         return decode.unreadable(
-            split.images, channels=data.channels or 3, cache_dir=cache_dir, progress=bar.to, say=screen.say
+            split.images,
+            channels=data.channels or 3,
+            max_pixels=data.max_pixels,
+            cache_dir=cache_dir,
+            progress=bar.to,
+            say=screen.say,
         )
 
 

@@ -1,6 +1,7 @@
 """Arrays on disk that are costly to make again: decoded images, sizes and digests of files. Whole or absent."""
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -12,6 +13,10 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from glmc.errors import UserError
+
+HEADER = 1024  # bytes that the header of a .npy file has at most, of arrays like ours
 
 
 class CacheEntry(NamedTuple):
@@ -27,7 +32,12 @@ def cache_folder() -> Path:
     """$GLMC_CACHE, else $XDG_CACHE_HOME/glmc, else ~/.cache/glmc."""
     if os.environ.get("GLMC_CACHE"):
         return Path(os.environ["GLMC_CACHE"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glmc"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glmc"
+    except RuntimeError:  # as in a container whose user has no name
+        raise UserError(
+            "this user has no home folder to keep decoded images in: set GLMC_CACHE to a folder, or data.cache=false"
+        ) from None
 
 
 def cache_entries(folder: Path | None = None) -> list[CacheEntry]:
@@ -71,10 +81,12 @@ def read(folder: Path, name: str, say: Callable[[str], None]) -> NDArray[Any] | 
         return None
     try:
         about = _about(about_file)
-        with open(array, "rb") as file:
-            if about is not None and hashlib.file_digest(file, "sha256").hexdigest() == about["sha256"]:
-                return np.load(array, mmap_mode="c", allow_pickle=False)
-    except OSError:
+        if about is not None and about.get("name") == name:  # or it is another set's
+            # A copy in memory: what is mapped changes, or ends the process, when somebody writes into the file.
+            content = np.fromfile(array, dtype=np.uint8)
+            if hashlib.sha256(content.data).hexdigest() == about["sha256"]:
+                return _array_of(content)
+    except (OSError, ValueError):
         pass  # as good as damaged
     say(f"the cached images {array} are damaged: decoding them again")
     return None
@@ -88,13 +100,21 @@ def write(folder: Path, name: str, array: NDArray[Any], root: str, say: Callable
         with open(folder / f"{name}.npy", "rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         date = datetime.now().astimezone().isoformat(timespec="seconds")
-        about = {"sha256": sha256, "date": date, "root": os.path.abspath(root), "shape": array.shape}
+        about = {"name": name, "sha256": sha256, "date": date, "root": os.path.abspath(root), "shape": array.shape}
         _replace(folder / f"{name}.json", lambda file: file.write(json.dumps(about).encode()))
     except OSError as error:
         say(
             f"the decoded images are not cached, for {folder} cannot take them ({error.strerror}): make room, or set "
             "GLMC_CACHE to another folder; this run goes on without"
         )
+
+
+def _array_of(content: NDArray[np.uint8]) -> NDArray[Any]:
+    """The array in the bytes of a .npy file, not copied."""
+    header = io.BytesIO(content[:HEADER].tobytes())
+    np.lib.format.read_magic(header)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(header)
+    return content[header.tell() :].view(dtype).reshape(shape)
 
 
 def _save(file: BinaryIO, array: NDArray[Any]) -> None:

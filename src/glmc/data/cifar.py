@@ -1,7 +1,8 @@
 """CIFAR-10 and CIFAR-100 from their official "python version" folders (Krizhevsky 2009), without trusting the pickles.
 
 A pickle may run any code while it is read. The reader here admits dict, list, bytes, str, int and numpy arrays of plain
-numbers; arrays are put together by a few lines of our own, so that not even numpy's unpickling code is reached.
+numbers; arrays are put together by a few lines of our own, so that not even numpy's unpickling code is reached. Nor can
+a small file keep it busy or fill the memory: what is shared is looked at once, a key is text, bytes are counted.
 """
 
 import hashlib
@@ -11,13 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from glmc import trust
 from glmc.data.split import Split
 from glmc.errors import UserError
+
+MOST_BYTES = 2**29  # of one file; the largest official one has 155 MB
 
 
 @dataclass(frozen=True)
@@ -109,8 +113,8 @@ def load_pickle(path: Path) -> Any:
         UserError: the file is missing or damaged, or asks for anything else; nothing of what it asks for is run.
     """
     try:
-        with open(path, "rb") as file:
-            return _plain(_Reader(file, encoding="bytes").load())
+        with trust.open_file(path, MOST_BYTES) as file:
+            return _plain(_Reader(file).load(), {})
     except FileNotFoundError:
         raise UserError(f"{path} is missing: delete {path.parent} and unpack or download the data set again") from None
     except Exception as error:  # a damaged pickle raises nearly anything
@@ -145,19 +149,46 @@ def _reconstruct(*_empty: object) -> _Array:
     return _Array()
 
 
-def _encode(text: str, encoding: str) -> bytes:
-    """Python 3 writes bytes into protocol 2 as text in Latin-1."""
-    return text.encode({"latin1": "latin1", "latin-1": "latin1"}[encoding])
+class _Reader(pickle._Unpickler):
+    """The unpickler in Python: the one in C makes its memo as long as the largest number that a file has in it."""
 
-
-class _Reader(pickle.Unpickler):
-    admitted: dict[tuple[str, str], Callable[..., object]] = {  # noqa: RUF012 (a table that nobody changes)
-        ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-        ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-        ("numpy", "ndarray"): _Array,
-        ("numpy", "dtype"): _Dtype,
-        ("_codecs", "encode"): _encode,
+    stack: list[Any]
+    pop_mark: Callable[[], list[Any]]
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        code: act
+        for code, act in pickle._Unpickler.dispatch.items()
+        if bytes([code]) not in {pickle.DICT, pickle.FROZENSET, pickle.ADDITEMS, pickle.BYTEARRAY8}
     }
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file, encoding="bytes")
+        self.room = MOST_BYTES
+        self.admitted: dict[tuple[str, str], Callable[..., object]] = {
+            ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+            ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+            ("numpy", "ndarray"): _Array,
+            ("numpy", "dtype"): _Dtype,
+            ("_codecs", "encode"): self.encode,
+        }
+
+    def set_item(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self.stack[-1][_text(key)] = value
+
+    def set_items(self) -> None:
+        items = self.pop_mark()
+        self.stack[-1].update(zip(map(_text, items[::2]), items[1::2], strict=True))
+
+    dispatch |= {pickle.SETITEM[0]: set_item, pickle.SETITEMS[0]: set_items}
+
+    def encode(self, text: str, encoding: str) -> bytes:
+        """Python 3 writes bytes into protocol 2 as text in Latin-1."""
+        if _text(encoding) not in ("latin1", "latin-1"):
+            raise pickle.UnpicklingError(f"it asks for the encoding {encoding}, which is refused")
+        self.room -= len(text)
+        if self.room < 0:
+            raise pickle.UnpicklingError("it makes more bytes than such a file has")
+        return text.encode("latin1")
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.admitted:
@@ -165,20 +196,28 @@ class _Reader(pickle.Unpickler):
         return self.admitted[module, name]
 
 
-def _plain(value: Any) -> Any:
-    """The value with finished arrays and text keys; anything else that a pickle can hold is refused."""
+def _plain(value: Any, done: dict[int, Any]) -> Any:
+    """The value with finished arrays; anything else that a pickle can hold is refused.
+
+    `done`: id -> what came of it, for lists that stand in several places, and these in several places, and so on.
+    """
     if isinstance(value, _Array):
         return value.values
-    if isinstance(value, dict):
-        return {_text(_plain(key)): _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
     if isinstance(value, (bytes, str, int)):
         return value
-    raise pickle.UnpicklingError(f"it holds a {type(value).__name__}")
+    if id(value) not in done:
+        if isinstance(value, dict):
+            done[id(value)] = {key: _plain(item, done) for key, item in value.items()}
+        elif isinstance(value, list):
+            done[id(value)] = [_plain(item, done) for item in value]
+        else:
+            raise pickle.UnpicklingError(f"it holds a {type(value).__name__}")
+    return done[id(value)]
 
 
-def _text(value: str | bytes) -> str:
+def _text(value: object) -> str:
+    if not isinstance(value, bytes | str):  # a tuple of tuples of tuples may take for ever to be looked up
+        raise pickle.UnpicklingError(f"it has a {type(value).__name__} where there should be text")
     return value.decode() if isinstance(value, bytes) else value
 
 

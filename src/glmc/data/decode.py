@@ -7,10 +7,10 @@ bits keep the high byte; of a grey picture, the high byte of the `bits` in use, 
 relative to each other; only a TIFF that declares 12 bits has its own. CMYK and palettes become RGB; the grey of a
 colour picture is ITU-R 601 luma. The array holds the middle square of each picture, see `centre_square`.
 
-PIL reads everything. Plain colour JPEGs go through torchvision's libjpeg-turbo, which gives the same pixels sooner.
+PIL reads everything but JPEGs, of which it keeps libjpeg's warnings of damaged data to itself. These go through
+libjpeg-turbo itself, which gives the same pixels sooner.
 """
 
-import contextlib
 import hashlib
 import importlib.util
 import io
@@ -25,17 +25,21 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import PIL
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
+from glmc import trust
 from glmc.data import cache
 from glmc.data.split import Paths
 from glmc.errors import UserError
+from glmc.recipe.sections import MAX_PIXELS
 
-CACHE_FORMAT = 2  # to be raised when the pixels of the same files and options change
+CACHE_FORMAT = 3  # to be raised when the pixels of the same files and options change
 CHUNK = 32  # images per task: tasks of one small image would cost more than the image
 MANY = 20_000  # files whose headers are read by processes: PIL reads headers in Python, one thread at a time
+MOST_BYTES = 2**30  # of an image file
 # No others: reading EPS would start Ghostscript.
 FORMATS: tuple[str, ...] = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 if importlib.util.find_spec("pillow_heif"):
@@ -45,6 +49,7 @@ if importlib.util.find_spec("pillow_heif"):
     FORMATS += ("HEIF",)
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"mif1"}  # behind "ftyp" at the beginning of a file
 HEIC = "a HEIC photograph: install what reads it with python -m pip install 'glmc[heic]', or save it as JPEG"
+JPEG_COLOURS = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # PIL's mode -> libjpeg-turbo's word for it
 GREY_MODES = {"1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -58,6 +63,8 @@ UPRIGHT = {
 SIDEWAYS = {5, 6, 7, 8}  # those that exchange height and width
 ORIENTATION = 0x0112  # the EXIF tag
 BITS_PER_SAMPLE = 0x0102  # the TIFF tag
+
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # data.max_pixels decides
 
 Progress = Callable[[int, int], None]
 Resize = Literal["square", "short_side"]
@@ -75,6 +82,7 @@ def materialise(
     resize: Resize = "square",
     exif: bool = True,
     bits: int = 16,
+    max_pixels: int = MAX_PIXELS,
     cache_dir: Path | None,
     progress: Progress | None = None,
     say: Callable[[str], None] = warnings.warn,
@@ -86,7 +94,7 @@ def materialise(
         paths: N image files.
         size: side in pixels. None keeps the size of the files, which must then all be squares of one size.
         channels: 1 grey, 3 RGB; None takes 1 if all files are grey, else 3.
-        resize, exif, bits: of `centre_square` and `read_image`.
+        resize, exif, bits, max_pixels: of `centre_square` and `read_image`.
         cache_dir: folder of the cache, usually `cache_folder()`; None neither reads nor writes one.
         progress: called with (images done, N), not when the cache serves.
         say: told in a sentence when the cache was damaged or cannot be written; the run goes on either way.
@@ -105,7 +113,7 @@ def materialise(
         if cached is not None:
             return cached
     if size is None or channels is None:
-        found_size, found_channels = _probe(paths, size is None, workers)
+        found_size, found_channels = _probe(paths, size is None, max_pixels, workers)
         size, channels = size or found_size, channels or found_channels
     try:
         pixels = np.empty((len(paths), size, size, channels), dtype=np.uint8)
@@ -114,7 +122,7 @@ def materialise(
         raise UserError(f"{len(paths)} images of data.size={size} take {gigabytes:.1f} GB: lower data.size") from None
 
     def decode(row: int) -> None:
-        pixels[row] = decode_image(paths[row], size, channels, resize, exif, bits)
+        pixels[row] = decode_image(paths[row], size, channels, resize, exif, bits, max_pixels)
 
     _for_every(paths, decode, workers, progress)
     if cache_dir is not None:
@@ -126,6 +134,7 @@ def unreadable(
     paths: Paths,
     *,
     channels: int,
+    max_pixels: int = MAX_PIXELS,
     cache_dir: Path | None,
     progress: Progress | None = None,
     say: Callable[[str], None] = warnings.warn,
@@ -134,10 +143,10 @@ def unreadable(
     """Row -> what is wrong, of all files that cannot be read: each is decoded once, and the answer kept in the cache.
 
     Args:
-        paths, channels, cache_dir, progress, say, workers: as in `materialise`.
+        paths, channels, max_pixels, cache_dir, progress, say, workers: as in `materialise`.
     """
     try:
-        fingerprint = _fingerprint(paths, "unreadable", channels)
+        fingerprint = _fingerprint(paths, "unreadable", channels, max_pixels)
     except Unreadable:  # what is not there now may be there next time
         fingerprint, cache_dir = "", None
     found = None if cache_dir is None else cache.read(cache_dir, fingerprint, say)
@@ -145,9 +154,9 @@ def unreadable(
         return {int(row): why for row, why in json.loads(found.tobytes()).items()}
 
     def work(row: int) -> None:
-        if not os.path.isfile(paths[row]):  # opening a pipe would wait for ever
-            raise ValueError("not a file" if os.path.exists(paths[row]) else "no such file")
-        read_image(paths[row], channels)
+        if not os.path.exists(paths[row]):
+            raise ValueError("no such file")
+        read_image(paths[row], channels, max_pixels=max_pixels)
 
     failures = _failures(paths, work, workers, progress)
     bad = {row: reason(error) for row, error in failures.items()}
@@ -158,17 +167,25 @@ def unreadable(
 
 
 def decode_image(
-    file: str | Path, size: int, channels: int, resize: Resize = "square", exif: bool = True, bits: int = 16
+    file: str | Path,
+    size: int,
+    channels: int,
+    resize: Resize = "square",
+    exif: bool = True,
+    bits: int = 16,
+    max_pixels: int = MAX_PIXELS,
 ) -> NDArray[np.uint8]:
     """The middle square of one image file as uint8 [size, size, channels], see `read_image` and `centre_square`.
 
     Raises:
         Exception: whatever is wrong with the file.
     """
-    return centre_square(read_image(file, channels, exif, bits), size, resize)
+    return centre_square(read_image(file, channels, exif, bits, max_pixels), size, resize)
 
 
-def read_image(file: str | Path, channels: int, exif: bool = True, bits: int = 16) -> NDArray[np.uint8]:
+def read_image(
+    file: str | Path, channels: int, exif: bool = True, bits: int = 16, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
     """One whole image file as uint8 [H, W, channels]; the module's text says what a pixel is.
 
     Args:
@@ -176,32 +193,47 @@ def read_image(file: str | Path, channels: int, exif: bool = True, bits: int = 1
         channels: 1 grey, 3 RGB.
         exif: whether the picture is turned upright; else it stays as stored (TIFF and HEIC are always upright).
         bits: those in use of a grey picture with 16, in [8, 16]; 2 ** bits - 1 becomes white.
+        max_pixels: a file with more is refused before it is decoded.
 
     Raises:
         Exception: whatever is wrong with the file.
     """
-    return picture_of(Path(file).read_bytes(), channels, exif, bits)
+    return picture_of(content_of(file), channels, exif, bits, max_pixels)
 
 
-def picture_of(data: bytes, channels: int, exif: bool = True, bits: int = 16) -> NDArray[np.uint8]:
+def content_of(file: str | Path) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is no regular file.
+    """
+    with trust.open_file(file, MOST_BYTES) as stream:
+        return stream.read()
+
+
+def picture_of(
+    data: bytes, channels: int, exif: bool = True, bits: int = 16, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
     """`read_image` from the content of the file."""
-    with open_image(io.BytesIO(data)) as image:
-        turned = exif and _orientation(image) in UPRIGHT
-        if image.format == "JPEG" and image.mode == "RGB" and channels == 3 and not turned:
-            return _read_jpeg(data)
-        image.load()  # before the question: of TIFF, PIL turns the pixels here and takes the tag away
+    with open_image(io.BytesIO(data), max_pixels) as image:
+        if image.format in ("JPEG", "MPO"):
+            picture = _of_jpeg(data, image)
+        else:
+            image.load()  # before the question below: of TIFF, PIL turns the pixels here and takes the tag away
+            picture = image
         upright = UPRIGHT.get(_orientation(image)) if exif else None
-        picture = _plain(image, channels, bits)
+        picture = _plain(picture, channels, bits)
     if upright is not None:
         picture = picture.transpose(upright)
     return np.array(picture).reshape(picture.height, picture.width, channels)
 
 
-def _read_jpeg(data: bytes) -> NDArray[np.uint8]:
-    import torch  # two seconds that a look into the cache need not wait
-    from torchvision.io import decode_jpeg
-
-    return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8)).permute(1, 2, 0).numpy()
+def _of_jpeg(data: bytes, image: Image.Image) -> Image.Image:
+    """The decoded picture; whatever libjpeg warns of is an error."""
+    pixels = simplejpeg.decode_jpeg(data, JPEG_COLOURS[image.mode])
+    if image.mode == "CMYK":  # PIL knows whose inks are inverted
+        return image
+    return Image.fromarray(pixels if image.mode == "RGB" else pixels[..., 0])
 
 
 def centre_square(picture: NDArray[np.uint8], size: int, resize: Resize = "square") -> NDArray[np.uint8]:
@@ -251,6 +283,7 @@ def headers(
     paths: Paths,
     *,
     exif: bool = True,
+    max_pixels: int = MAX_PIXELS,
     cache_dir: Path | None,
     progress: Progress | None = None,
     say: Callable[[str], None] = warnings.warn,
@@ -259,7 +292,7 @@ def headers(
     """Size of every picture as `read_image` gives it, and channels, from the headers of the files or from the cache.
 
     Args:
-        paths, exif, cache_dir, progress, say, workers: as in `materialise`.
+        paths, exif, max_pixels, cache_dir, progress, say, workers: as in `materialise`.
 
     Returns:
         int32 [N, 2], height and width in pixels, and 1 if all files are grey, else 3.
@@ -272,11 +305,11 @@ def headers(
     if found is None:
         found = np.empty((len(paths), 3), dtype=np.int32)  # height, width, channels
         if len(paths) >= MANY:
-            _read_by_processes(paths, exif, found, workers or cores(), progress)
+            _read_by_processes(paths, exif, max_pixels, found, workers or cores(), progress)
         else:
 
             def look(row: int) -> None:
-                found[row] = _header(paths[row], exif)
+                found[row] = _header(paths[row], exif, max_pixels)
 
             _for_every(paths, look, workers, progress)
         if cache_dir is not None:
@@ -284,9 +317,9 @@ def headers(
     return np.ascontiguousarray(found[:, :2]), int(found[:, 2].max(initial=1))
 
 
-def _header(path: str, exif: bool) -> tuple[int, int, int]:
+def _header(path: str, exif: bool, max_pixels: int) -> tuple[int, int, int]:
     """Height, width and channels of the upright picture."""
-    with open_image(path) as image:
+    with trust.open_file(path, MOST_BYTES) as stream, open_image(stream, max_pixels) as image:
         width, height = image.size
         # Of TIFF, PIL tells the upright size.
         if exif and image.format != "TIFF" and _orientation(image) in SIDEWAYS:
@@ -299,8 +332,8 @@ class _Headers:
 
     size = 16 * CHUNK
 
-    def __init__(self, paths: Paths, exif: bool) -> None:
-        self.paths, self.exif = paths, exif
+    def __init__(self, paths: Paths, exif: bool, max_pixels: int) -> None:
+        self.paths, self.exif, self.max_pixels = paths, exif, max_pixels
 
     def __len__(self) -> int:
         return -(-len(self.paths) // self.size)
@@ -310,21 +343,26 @@ class _Headers:
         found, failures = np.zeros((len(rows), 3), dtype=np.int32), []
         for place, row in enumerate(rows):
             try:
-                found[place] = _header(self.paths[row], self.exif)
+                found[place] = _header(self.paths[row], self.exif, self.max_pixels)
             except Exception as error:  # PIL raises nearly anything on a damaged file
                 failures.append(f"{self.paths.relative(row)!r} ({reason(error)})")
         return found, failures
 
 
 def _read_by_processes(
-    paths: Paths, exif: bool, found: NDArray[np.int32], workers: int, progress: Progress | None
+    paths: Paths, exif: bool, max_pixels: int, found: NDArray[np.int32], workers: int, progress: Progress | None
 ) -> None:
     """Fill int32 [N, 3] with the headers of all files; refuses unreadable ones."""
     from torch.utils.data import DataLoader
 
+    from glmc import runtime
+
     there, failures = 0, []
-    loader: Any = DataLoader(_Headers(paths, exif), batch_size=None, num_workers=workers, collate_fn=list)  # type: ignore[arg-type]
-    for some, failed in loader:
+    files: Any = _Headers(paths, exif, max_pixels)
+    loader: Any = DataLoader(files, batch_size=None, num_workers=workers, collate_fn=list)
+    with runtime.same_child_signal():
+        batches = iter(loader)
+    for some, failed in batches:
         found[there : there + len(some)] = some
         there += len(some)
         failures += failed
@@ -360,7 +398,7 @@ def digests(
         found = np.empty(len(paths), dtype=np.int64)
 
         def look(row: int) -> None:
-            found[row] = digest_of(Path(paths[row]).read_bytes())
+            found[row] = digest_of(content_of(paths[row]))
 
         _for_every(paths, look, workers, progress)
         if cache_dir is not None:
@@ -378,40 +416,47 @@ def _declares_12_bits(image: Image.Image) -> bool:
     return isinstance(image, TiffImageFile) and image.tag_v2.get(BITS_PER_SAMPLE) == (12,)
 
 
-def largest_values(paths: Paths, progress: Progress | None = None, workers: int | None = None) -> NDArray[np.int64]:
+def largest_values(
+    paths: Paths, max_pixels: int = MAX_PIXELS, progress: Progress | None = None, workers: int | None = None
+) -> NDArray[np.int64]:
     """int64 [N], the largest value in each grey picture with 16 bits; -1 for all others and what cannot be read.
 
     Args:
-        paths, progress, workers: as in `materialise`.
+        paths, max_pixels, progress, workers: as in `materialise`.
     """
     largest = np.full(len(paths), -1)
 
     def look(row: int) -> None:
-        if os.path.isfile(paths[row]):  # opening a pipe would wait for ever
-            with open_image(paths[row]) as image:
-                if image.mode.startswith("I") and not _declares_12_bits(image):
-                    largest[row] = np.asarray(image).max()
+        with trust.open_file(paths[row], MOST_BYTES) as stream, open_image(stream, max_pixels) as image:
+            if image.mode.startswith("I") and not _declares_12_bits(image):
+                largest[row] = np.asarray(image).max()
 
     _failures(paths, look, workers, progress)  # whoever decodes the images next names these
     return largest
 
 
-def open_image(file: str | BinaryIO) -> Image.Image:
-    """`PIL.Image.open` of a path or stream, for the formats that are read.
+def open_image(stream: BinaryIO, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """`PIL.Image.open` for the formats that are read, and for images of no more than so many pixels.
 
     Raises:
-        ValueError: a HEIC photograph, where the package that reads it is not installed.
+        ValueError: a HEIC photograph, where the package that reads it is not installed, or too many pixels.
         Exception: whatever else is wrong with the file.
     """
+    if Image.MAX_IMAGE_PIXELS is not None:  # above which PIL warns
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
     try:
-        return Image.open(file, formats=FORMATS)
+        image = Image.open(stream, formats=FORMATS)
+    except Image.DecompressionBombError:  # twice as many, at least
+        raise ValueError(f"it has more pixels than data.max_pixels={max_pixels} allows") from None
     except PIL.UnidentifiedImageError:
-        with open(file, "rb") if isinstance(file, str) else contextlib.nullcontext(file) as stream:
-            stream.seek(0)
-            start = stream.read(12)
+        stream.seek(0)
+        start = stream.read(12)
         if "HEIF" not in FORMATS and start[4:8] == b"ftyp" and start[8:] in HEIC_BRANDS:
             raise ValueError(HEIC) from None
         raise
+    if image.width * image.height > max_pixels:
+        raise ValueError(f"{image.width} x {image.height} pixels are more than data.max_pixels={max_pixels} allows")
+    return image
 
 
 def _plain(image: Image.Image, channels: int, bits: int) -> Image.Image:
@@ -431,13 +476,13 @@ def _plain(image: Image.Image, channels: int, bits: int) -> Image.Image:
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def _probe(paths: Paths, needs_size: bool, workers: int | None) -> tuple[int, int]:
+def _probe(paths: Paths, needs_size: bool, max_pixels: int, workers: int | None) -> tuple[int, int]:
     """The common size (0 if not needed) and channels of all files, from their headers."""
     seen: dict[tuple[int, int], int] = {}  # size -> a row that has it
     modes: set[str] = set()
 
     def look(row: int) -> None:
-        with open_image(paths[row]) as image:
+        with trust.open_file(paths[row], MOST_BYTES) as stream, open_image(stream, max_pixels) as image:
             seen.setdefault(image.size, row)
             modes.add(image.mode)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from glmc.data.split import Paths, Split, check_names
@@ -89,7 +90,9 @@ def _open(name: str, download: bool) -> Any:
     except ConnectionError as error:
         remedy = "check the network" if download else "allow it with data.download=true"
         raise UserError(f"data.name={name} cannot be fetched, and no copy lies in the cache; {remedy}") from error
-    except (ValueError, datasets.exceptions.DatasetsError) as error:  # no config of that name, or files it cannot read
+    except (ValueError, RuntimeError, OSError, yaml.YAMLError, datasets.exceptions.DatasetsError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk; the others are a config of no such name, or files that the library cannot read
         said = " ".join(str(error).split())
         raise UserError(f"data.name={name} cannot be opened: {said[:300]}") from error
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from glmc.data.cells import CsvWriter, plain
 from glmc.data.split import Paths, Split
 from glmc.errors import UserError
 
@@ -86,7 +87,7 @@ def names(split: Split) -> list[str]:
 def to_csv(inventory: Inventory) -> bytes:
     """The table as it is written; names that are not valid Unicode survive as the file system gave them."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\r\n")  # or a name that holds one of these would not be quoted
+    writer = CsvWriter(text, lineterminator="\r\n")  # or a name that holds one of these would not be quoted
     writer.writerow(COLUMNS)
     for part, files in inventory.items():
         writer.writerows((part, *row) for row in files.rows())
@@ -111,8 +112,8 @@ def from_csv(content: bytes, file: Path, root: Path) -> Inventory:
         if tuple(next(reader, ())) != COLUMNS:
             raise ValueError(f"the first line is not {','.join(COLUMNS)}")
         for part, image, label, name, size, digest in reader:
-            columns.setdefault(part, []).append((image, int(label), int(size), int(digest or "0", 16)))
-            classes[int(label)] = name
+            columns.setdefault(part, []).append((plain(image), int(label), int(size), int(digest or "0", 16)))
+            classes[int(label)] = plain(name)
     except (ValueError, csv.Error) as error:
         raise UserError(
             f"{file}:{reader.line_num}: not a line of {','.join(COLUMNS)} ({error}); put the file back as it was"

@@ -7,18 +7,20 @@ import re
 import sys
 from array import array
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from glmc.data.cells import plain
 from glmc.data.folders import IMAGE_ENDINGS
 from glmc.data.split import Paths, Split, check_names
 from glmc.errors import UserError
 
 PATH_COLUMNS, LABEL_COLUMNS = ("path", "image", "filename"), ("label", "class", "target")
 SEPARATORS = ",;\t"  # of tables
+LONG = 200  # characters of a line that are quoted
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ def read(
     in the label, so that paths may hold spaces; with a tab or a semicolon behind the path, the label may, too. A .csv
     or .tsv file is a table with commas, semicolons or tabs, whose columns `columns` names ("path", "label" -> heading);
     where it does not, they are called path, image or filename, and label, class or target. Labels are whole numbers,
-    which mean themselves, or names, which are numbered in sorted order. Blank lines are skipped; there are no comments.
+    which mean themselves, or names, which are numbered in sorted order. In a table, a ' before what looks
+    like a formula is not part of it (`cells`). Blank lines are skipped; there are no comments.
 
     Raises:
         UserError: a file, line, label or image that does not fit, named, with the remedy.
@@ -53,7 +56,7 @@ def read(
     listings = {part: listing(root, part, file, columns) for part, file in files.items()}
     label_of, classes = _classes(listings["train"], list(listings.values()))
     for found in listings.values():
-        _check_files(found)
+        _check_files(found, columns)
     parts = {
         part: Split(
             found.images, np.fromiter((label_of[text] for text in found.labels), np.int64, len(found.labels)), classes
@@ -68,7 +71,7 @@ def first_path(file: Path, columns: Mapping[str, str] | None = None) -> str:
     """The first path of a list file; "" where `read` would say that there is none."""
     try:
         return next((path for _, path, _ in pairs(file, columns)), "")
-    except (UnicodeDecodeError, csv.Error):
+    except UserError:
         return ""
 
 
@@ -87,10 +90,7 @@ def listing(root: Path, part: str, name: str, columns: Mapping[str, str] | None 
             first_line.setdefault(label, line)
             yield path
 
-    try:
-        images = Paths.from_list(root, paths())
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{file} is not a list in UTF-8 or cp1252 ({error}): save it again as UTF-8") from error
+    images = Paths.from_list(root, paths())
     if not labels:
         raise UserError(f"{file} lists no images: write one `path label` per line")
     return Listing(file, encoding_of(file), images, labels, first_line)
@@ -106,18 +106,31 @@ def encoding_of(file: Path) -> str:
     """UTF-8 if the whole file is, else cp1252, in which western Windows programs save.
 
     Raises:
-        csv.Error: it holds zero bytes, as UTF-16 and what is no text do; cp1252 would take nearly anything.
+        UserError: it is neither; or holds zero bytes, as UTF-16 and what is no text do. Names the line.
     """
-    encoding = "utf-8-sig"
-    with open(file, "rb") as lines:
-        for line in lines:
-            if b"\0" in line:
-                raise csv.Error("it holds zero bytes")
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError:
-                encoding = "cp1252"
-    return encoding
+    for encoding in ("utf-8-sig", "cp1252"):
+        with open(file, "rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if b"\0" in line:
+                    raise _no_text(file, number, "it holds zero bytes")
+                try:
+                    line.decode(encoding)
+                except UnicodeDecodeError as error:
+                    if encoding == "cp1252":
+                        raise _no_text(file, number, str(error)) from None
+                    break
+            else:
+                return encoding
+    raise AssertionError
+
+
+def _no_text(file: Path, line: int, why: str) -> UserError:
+    return UserError(f"{file}:{line}: {file.name} is not a list in UTF-8 or cp1252 ({why}): save it again as UTF-8")
+
+
+def shown(text: str) -> str:
+    """Text in quotes, no longer than a sentence bears."""
+    return repr(text if len(text) <= LONG else f"{text[:LONG]}...")
 
 
 def _fields(line: str) -> list[str]:
@@ -138,7 +151,7 @@ def _text_pairs(file: Path) -> Iterator[tuple[int, str, str]]:
                 continue
             if len(fields) < 2 or fields[1].lower().endswith(IMAGE_ENDINGS):
                 raise UserError(
-                    f"{file}:{number}: no label after the path: {line.strip()!r}; write `path label`, or give a "
+                    f"{file}:{number}: no label after the path: {shown(line.strip())}; write `path label`, or give a "
                     "table the ending .csv and a header"
                 )
             yield number, fields[0], fields[1]
@@ -149,8 +162,8 @@ def _table_pairs(file: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, 
     with open(file, encoding=encoding_of(file), newline="") as lines:
         first = next(lines, "")
         separator = max(SEPARATORS, key=first.count)
-        rows = csv.reader(itertools.chain([first], lines), delimiter=separator, strict=True)
-        header = [name.strip().lower() for name in next(rows, [])]
+        rows = _records(file, itertools.chain([first], lines), separator)
+        header = [name.strip().lower() for name in next(rows, (1, []))[1]]
         path_names = (columns["path"].strip().lower(),) if "path" in columns else PATH_COLUMNS
         label_names = (columns["label"].strip().lower(),) if "label" in columns else LABEL_COLUMNS
         path = next((header.index(name) for name in path_names if name in header), None)
@@ -158,16 +171,26 @@ def _table_pairs(file: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, 
         if path is None or label is None:
             raise UserError(
                 f"{file}:1: no header with a column of paths ({', '.join(path_names)}) and one of labels "
-                f"({', '.join(label_names)}): {separator.join(header)!r}; make the first line `path,label`, or name "
-                "the columns, e.g. data.columns={path: file, label: species}"
+                f"({', '.join(label_names)}): {shown(separator.join(header))}; make the first line `path,label`, or "
+                "name the columns, e.g. data.columns={path: file, label: species}"
             )
-        for row in rows:
+        for line, row in rows:
             if not any(field.strip() for field in row):
                 continue
             if len(row) <= max(path, label) or not row[path].strip() or not row[label].strip():
-                record = separator.join(row)
-                raise UserError(f"{file}:{rows.line_num}: no path or no label: {record!r}; write both")
-            yield rows.line_num, row[path].strip(), row[label].strip()
+                raise UserError(f"{file}:{line}: no path or no label: {shown(separator.join(row))}; write both")
+            yield line, plain(row[path].strip()), plain(row[label].strip())
+
+
+def _records(file: Path, lines: Iterable[str], separator: str) -> Iterator[tuple[int, list[str]]]:
+    """(line that it begins in, fields) of each record of a table."""
+    rows, line = csv.reader(lines, delimiter=separator, strict=True), 1
+    try:
+        for row in rows:
+            yield line, row
+            line = rows.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{file}:{line}: not a line of a table ({error}): close its quotes, or leave it out") from error
 
 
 def _classes(train: Listing, listings: list[Listing]) -> tuple[dict[str, int], tuple[str, ...]]:
@@ -191,7 +214,7 @@ def _numbered(train: Listing, places: Mapping[str, str]) -> tuple[dict[str, int]
     trained = {label_of[text] for text in train.first_line}
     last = max(trained)
     for text, label in label_of.items():
-        if not 0 <= label <= last:
+        if not 0 <= label <= last or text.startswith("-"):
             raise UserError(f"{places[text]}: label {text} is out of range: {train.file} has labels from 0 to {last}")
     skipped = list(itertools.islice((label for label in range(last) if label not in trained), 10))
     if skipped:
@@ -212,7 +235,7 @@ def _named(train: Listing, places: Mapping[str, str]) -> tuple[dict[str, int], t
     return {name: label for label, name in enumerate(classes)}, classes
 
 
-def _check_files(listing: Listing) -> None:
+def _check_files(listing: Listing, columns: Mapping[str, str] | None) -> None:
     """Every image must be there; asking each folder once is what network disks answer fast."""
     images = listing.images
     folders: defaultdict[str, array[int]] = defaultdict(lambda: array("q"))  # folder -> rows
@@ -233,15 +256,17 @@ def _check_files(listing: Listing) -> None:
         ]
     if absent:
         missing = list(dict.fromkeys(images.relative(row) for row in sorted(absent)))
+        line = next(line for line, path, _ in pairs(listing.file, columns) if path == missing[0])
         if len(absent) == len(images):
             raise UserError(
-                f"none of the {len(missing):,} files of {listing.file} lie under {images.root} (e.g. {missing[0]!r}): "
+                f"none of the {len(missing):,} files of {listing.file} lie under {images.root} (e.g. "
+                f"{shown(missing[0])}): "
                 "set data.root to the folder that the paths start from"
             )
         raise UserError(
-            f"{len(missing)} images of {listing.file} are not in {images.root} (first: "
-            f"{', '.join(map(repr, missing[:10]))}): set data.root to the folder that the paths start from, or correct "
-            "the list"
+            f"{listing.file}:{line}: {len(missing)} images of {listing.file.name} are not in {images.root} (first: "
+            f"{', '.join(map(shown, missing[:10]))}): set data.root to the folder that the paths start from, or "
+            "correct the list"
         )
 
 

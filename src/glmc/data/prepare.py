@@ -14,7 +14,7 @@ from glmc.data.split import Paths, Split
 from glmc.errors import UserError
 from glmc.random import Draws
 from glmc.recipe import Data
-from glmc.screen import Screen
+from glmc.screen import Screen, writable
 
 GLANCE = 200  # training images that tell whether there are some with 16 bits
 SAMPLE = 10_000  # training images that normalisation is measured on where they are not kept in memory
@@ -87,6 +87,7 @@ def _prepared(
     """`prepare` from the files on."""
     splits, source = found
     train, val = splits["train"], splits.get("val")
+    refuse_unwritable(train.classes)
     if data.size is None and isinstance(train.images, np.ndarray) and size not in (None, train.images.shape[1]):
         side = train.images.shape[1]
         raise UserError(
@@ -94,7 +95,7 @@ def _prepared(
             f"are {side} x {side} and are not resized; data.size={side} takes them as they are"
         )
     if data.bits is None:
-        data = data.model_copy(update={"bits": used_bits(train, screen)})
+        data = data.model_copy(update={"bits": used_bits(train, data.max_pixels, screen)})
     size = data.size or size
     loader, why = choose_loader(data, train, size, room)
     if why:
@@ -150,6 +151,16 @@ def _prepared(
     )
 
 
+def refuse_unwritable(classes: Iterable[str]) -> None:
+    """Raise a `UserError` for a class whose name cannot be written down when the run is over."""
+    for name in classes:
+        if not writable(name):
+            raise UserError(
+                f"the class {name!a}: its name holds control characters or is not in UTF-8; rename its folder, or the "
+                "class in its list"
+            )
+
+
 def choose_loader(data: Data, train: Split, size: int | None, room: int | None) -> tuple[str, str]:
     """The loader, "resident" or "streaming", and why in a sentence; arrays are resident, without a word.
 
@@ -203,10 +214,17 @@ def headers(paths: Paths, data: Data, screen: Screen) -> tuple[NDArray[np.int32]
     """Height and width of every image (int32 [N, 2]), and channels."""
     cache_dir = cache.cache_folder() if data.cache else None
     with screen.bar("reading sizes", len(paths)) as bar:
-        return decode.headers(paths, exif=data.exif, cache_dir=cache_dir, progress=bar.to, say=screen.say)
+        return decode.headers(
+            paths,
+            exif=data.exif,
+            max_pixels=data.max_pixels,
+            cache_dir=cache_dir,
+            progress=bar.to,
+            say=screen.say,
+        )
 
 
-def used_bits(train: Split, screen: Screen) -> int | None:
+def used_bits(train: Split, max_pixels: int, screen: Screen) -> int | None:
     """How many bits the training images use where they are grey with 16, which is said; none if there are no such.
 
     A few images tell whether it is worth looking at all.
@@ -215,12 +233,12 @@ def used_bits(train: Split, screen: Screen) -> int | None:
     if not isinstance(paths, Paths):
         return None
     rows = np.unique(np.linspace(0, len(paths) - 1, GLANCE).astype(np.int64))
-    largest = decode.largest_values(paths.select(rows))
+    largest = decode.largest_values(paths.select(rows), max_pixels)
     if largest.max() < 0:
         return None
     if largest.max() < 1 << 14:
         with screen.bar("looking for the brightest pixels", len(paths)) as bar:
-            largest = decode.largest_values(paths, bar.to)
+            largest = decode.largest_values(paths, max_pixels, bar.to)
     bits = next(bits for bits in (8, 10, 12, 14, 16) if largest.max() < 1 << bits or bits == 16)
     if bits < 16:
         screen.say(
@@ -259,6 +277,7 @@ def _sampled(
             resize=data.resize,
             exif=data.exif,
             bits=data.bits or 16,
+            max_pixels=data.max_pixels,
             cache_dir=None,
         )
         progress(start + len(some), len(rows))
@@ -301,6 +320,7 @@ def decoded(split: Split, what: str, data: Data, screen: Screen) -> Split:
                 resize=data.resize,
                 exif=data.exif,
                 bits=data.bits or 16,
+                max_pixels=data.max_pixels,
                 cache_dir=cache.cache_folder() if data.cache else None,
                 progress=bar.to,
                 say=screen.say,

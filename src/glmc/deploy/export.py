@@ -106,7 +106,7 @@ def open_run(run: Path, screen: Screen) -> Opened:
     Raises:
         UserError: there is none, or its calibration.json cannot be used.
     """
-    point = find_checkpoint(run, screen.say)
+    point = find_checkpoint(run, screen.warn)
     recipe = parse_settled(point.state["recipe"], ["train.device=cpu"])
     trained = load_trained(point, recipe)
     fingerprint = checkpoint.weights_sha256(trained.method.state_dict())

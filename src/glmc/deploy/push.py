@@ -3,11 +3,13 @@
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from glmc.deploy import card, hub
 from glmc.deploy.export import Opened, open_run
 from glmc.inference.calibrate import FILE
 from glmc.runs import checkpoint, result
+from glmc.runs.shapes import read_json
 from glmc.screen import Screen
 
 
@@ -52,7 +54,10 @@ def gather(folder: Path, opened: Opened, name: str) -> None:
         first = opened.result.stage1 and opened.result.stage1.model_copy(update={"run": None})
         result.write(folder, opened.result.model_copy(update={"stage1": first}))
     if opened.about["calibrated"]:
-        fitted = {**json.loads((opened.point.home / FILE).read_text(encoding="utf-8")), "source": "held-out images"}
+        fitted = {
+            **read_json(dict[str, Any], opened.point.home, FILE, "run glmc calibrate again"),
+            "source": "held-out images",
+        }
         (folder / FILE).write_text(json.dumps(fitted, indent=1) + "\n", encoding="utf-8")
     text = card.render(opened.about, recipe, "run", few=opened.recipe.eval.few, result=opened.result, name=name)
     (folder / "README.md").write_text(text, encoding="utf-8")

@@ -23,6 +23,7 @@ from glmc.metrics import METRICS
 from glmc.recipe import HARMLESS, Settled, parse_settled
 from glmc.runs import checkpoint
 from glmc.runs.files import write_atomic
+from glmc.runs.shapes import Fitted, read_json
 from glmc.runs.trained import Trained, build_views, find_checkpoint, load_trained, logits_of
 from glmc.screen import Screen
 
@@ -53,7 +54,7 @@ def calibrate(
         UserError: no such run, no images, images of the training or the test set, classes that the run does not know.
     """
     screen = Screen(quiet=quiet)
-    point = find_checkpoint(run, screen.say)
+    point = find_checkpoint(run, screen.warn)
     recipe = recipe_of(point, overrides)
     trained = load_trained(point, recipe)
     if images is None:
@@ -153,17 +154,14 @@ def find_calibration(
     if not file.exists():
         say("probabilities as the network gives them, not calibrated: see glmc calibrate")
         return None
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        prior = np.array([found["prior"][name] for name in classes], dtype=np.float64)
-        calibration = Calibration(float(found["temperature"]), prior, f"{found['images']} {found['source']}", file)
-        step = found["step"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} cannot be used ({type(error).__name__}): run glmc calibrate again") from error
-    if step != point.step:
-        say(f"{file} is of step {step}, not of step {point.step}, and is not used: run glmc calibrate again")
+    found = read_json(Fitted, point.home, FILE, "run glmc calibrate again")
+    if set(found.prior) != set(classes):
+        raise UserError(f"{file} is damaged (prior: of other classes than the run); run glmc calibrate again")
+    if found.step != point.step:
+        say(f"{file} is of step {found.step}, not of step {point.step}, and is not used: run glmc calibrate again")
         return None
-    return calibration
+    prior = np.array([found.prior[name] for name in classes], dtype=np.float64)
+    return Calibration(found.temperature, prior, f"{found.images} {found.source}", file)
 
 
 def recipe_of(point: checkpoint.Checkpoint, overrides: Sequence[str]) -> Settled:

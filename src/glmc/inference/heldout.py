@@ -1,6 +1,5 @@
 """Images that a run has not seen: its own validation images, or others that are given with their classes."""
 
-import csv
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,13 +78,10 @@ def in_list(file: Path, root: Path) -> tuple[Paths, list[str], dict[str, str]]:
         raise UserError(f"--images {file}: neither a folder nor a list; give a folder of classes or a list of images")
     paths, names = [], []
     places: dict[str, str] = {}
-    try:
-        for line, path, name in lists.pairs(file):
-            paths.append(path)
-            names.append(name)
-            places.setdefault(name, f"{file}:{line}")
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{file} is not a list in UTF-8 text ({error}): save it again as UTF-8") from error
+    for line, path, name in lists.pairs(file):
+        paths.append(path)
+        names.append(name)
+        places.setdefault(name, f"{file}:{line}")
     beside = bool(paths) and os.path.exists(file.parent / paths[0])
     return Paths.from_list(file.parent if beside else root.expanduser(), paths), names, places
 
@@ -130,7 +126,7 @@ def score_given(path: Path, images: Path, overrides: tuple[str, ...], *, quiet: 
         UserError: no such run, image or class.
     """
     screen = Screen(quiet=quiet)
-    point = find_checkpoint(path, screen.say)
+    point = find_checkpoint(path, screen.warn)
     recipe = parse_settled(point.state["recipe"], overrides)
     trained = load_trained(point, recipe)
     split = given_images(images, recipe, trained.classes, screen)

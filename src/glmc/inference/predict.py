@@ -3,7 +3,6 @@
 Predictions go to stdout or into a CSV file; remarks on them, progress, and files that cannot be read, to stderr.
 """
 
-import csv
 import io
 import json
 import os
@@ -19,12 +18,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
 from torch import Tensor
 
 from glmc.data.asked import find_images
+from glmc.data.cells import CsvWriter
 from glmc.data.decode import Progress, cores, decode_image, reason
-from glmc.errors import UserError
+from glmc.errors import UserError, printable
 from glmc.inference import sheet
 from glmc.inference.calibrate import PRIORS, assumed_prior, find_calibration, recipe_of
 from glmc.inference.prior import read_prior
@@ -34,7 +33,7 @@ from glmc.recipe import Settled
 from glmc.runs import checkpoint
 from glmc.runs.files import write_atomic
 from glmc.runs.trained import Trained, build_views, find_checkpoint, load_trained, logits_of
-from glmc.screen import Screen
+from glmc.screen import Screen, Terminal
 
 Decoded = tuple[str, "Future[NDArray[np.uint8]]"]
 
@@ -94,8 +93,8 @@ def predict(
     if sorted_into is not None:
         refuse_file(sorted_into)
     stdout, screen = sys.stdout, Screen()
-    screen.console = Console(stderr=True, highlight=False)
-    point = find_checkpoint(run, screen.say)
+    screen.console = Terminal(stderr=True, highlight=False)
+    point = find_checkpoint(run, screen.warn)
     recipe = recipe_of(point, overrides)
     trained = load_trained(point, recipe)
     log_probabilities = log_probabilities_of(point, recipe, trained, prior, flip, screen.say)
@@ -128,7 +127,8 @@ def seen_by(recipe: Settled) -> Callable[[str], NDArray[np.uint8]]:
     """What turns a file into a small picture that shows what the network sees of it."""
 
     def picture(path: str) -> NDArray[np.uint8]:
-        return decode_image(path, sheet.SIDE, recipe.data.channels, recipe.data.resize, recipe.data.exif)
+        data = recipe.data
+        return decode_image(path, sheet.SIDE, data.channels, data.resize, data.exif, max_pixels=data.max_pixels)
 
     return picture
 
@@ -211,7 +211,7 @@ def predictions(
 def decoded_ahead(paths: Sequence[str], recipe: Settled, batch_size: int) -> Iterator[list[Decoded]]:
     """Batches of (path, pixels to come), decoded in threads; of the batch after the one yielded, too, but no more."""
     size, channels = recipe.data.size, recipe.data.channels
-    reading = recipe.data.resize, recipe.data.exif, recipe.data.bits or 16
+    reading = recipe.data.resize, recipe.data.exif, recipe.data.bits or 16, recipe.data.max_pixels
     assert size is not None, "a checkpoint's recipe is settled"
     assert channels is not None
     Image.init()  # loads PIL's formats now rather than in several threads at once
@@ -263,7 +263,7 @@ def as_line(path: str, prediction: Prediction, classes: Sequence[str]) -> str:
 def as_csv(rows: Sequence[tuple[str, Prediction]], classes: Sequence[str]) -> str:
     """A row for each image: file, class, probability, class 2, probability 2, and so on."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = CsvWriter(text)
     width = len(rows[0][1].labels) if rows else 1
     further = [f"{heading} {rank}" for rank in range(2, width + 1) for heading in ("class", "probability")]
     writer.writerow(["file", "class", "probability", *further])
@@ -278,16 +278,18 @@ def as_table(rows: Sequence[tuple[str, Prediction]], classes: Sequence[str]) -> 
     for path, prediction in rows:
         (name, probability), *others = named(prediction, classes)
         rest = ", ".join(f"{other} {100 * p:.1f} %" for other, p in others)
-        shown = os.fsencode(path).decode("utf-8", "replace")  # a terminal takes no broken names
-        lines.append((shown, name, f"{100 * probability:.1f} %", rest))
+        lines.append((in_line(path), name, f"{100 * probability:.1f} %", rest))
     wide = [max(len(line[column]) for line in lines) for column in range(3)] if lines else []
     return "".join(f"{f:<{wide[0]}}  {c:<{wide[1]}}  {p:>{wide[2]}}  {o}".rstrip() + "\n" for f, c, p, o in lines)
+
+
+def in_line(path: str) -> str:
+    """A path as a terminal takes it, in one line."""
+    return printable(path).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def refuse(problems: dict[str, str], asked: int) -> None:
     """Raise a `UserError` that names every file that could not be predicted, and why."""
     if problems:
-        listed = "".join(
-            f"\n  {os.fsencode(path).decode('utf-8', 'replace')} ({why})" for path, why in problems.items()
-        )
+        listed = "".join(f"\n  {in_line(path)} ({why})" for path, why in problems.items())
         raise UserError(f"{len(problems)} of {asked} could not be predicted:{listed}")

@@ -14,7 +14,7 @@ from glmc.models.casting import carried_out, weights_of
 from glmc.models.cifar_resnet import CifarResNet
 from glmc.models.experts import Copies, multiply
 from glmc.models.small_stem import SmallStemResNet
-from glmc.models.weights import obstacle
+from glmc.models.weights import content_of, fits, obstacle
 
 SMALL_IMAGE = (
     *(f"resnet{depth}{width}" for depth in (20, 32, 44, 56) for width in ("", "_w64")),
@@ -197,23 +197,18 @@ def _load_weights(net: nn.Module, file: Path) -> None:
     """Load a file of tensors; a classifier in it is left aside, anything else must match."""
     if not file.is_file():
         raise UserError(f"model.pretrained={file}: there is no such file")
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            tensors = load_file(file)
-        else:
-            tensors = torch.load(file, map_location="cpu", weights_only=True)
-            tensors = tensors.get("state_dict", tensors)
-    except Exception as error:  # every reader has its own exceptions for a damaged or foreign file
-        raise UserError(f"model.pretrained={file}: not a readable file of weights ({error})") from error
-    tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
+    tensors = content_of(file, f"model.pretrained={file}")
+    if isinstance(tensors, dict):
+        tensors = tensors.get("state_dict", tensors)
+    if not isinstance(tensors, dict):
+        raise UserError(f"model.pretrained={file}: holds a {type(tensors).__name__}; give a file of tensors by name")
+    tensors = {str(key).removeprefix("module."): value for key, value in tensors.items()}
     wanted = net.state_dict()
     missing = [key for key in wanted if key not in tensors]
-    misshapen = [key for key in wanted if key in tensors and tensors[key].shape != wanted[key].shape]
+    misshapen = [key for key in wanted if key in tensors and not fits(tensors[key], wanted[key])]
     if missing or misshapen:
         raise UserError(
             f"model.pretrained={file}: does not fit this backbone; missing: {missing[:3] or 'none'}, "
-            f"of another shape: {misshapen[:3] or 'none'}"
+            f"of another shape or type: {misshapen[:3] or 'none'}"
         )
     net.load_state_dict({key: tensors[key] for key in wanted})

@@ -12,9 +12,8 @@ from glmc.errors import UserError
 from glmc.metrics import doubts, intervals, rows_of
 from glmc.published import weights as published
 from glmc.recipe import Recipe, load, parse_settled
-from glmc.runs import checkpoint
 from glmc.runs.result import finished, read
-from glmc.runs.trained import Trained, build_method, load_trained, score
+from glmc.runs.trained import Trained, build_method, find_checkpoint, load_trained, score
 from glmc.screen import Screen
 from glmc.train.build import settle
 
@@ -92,9 +91,7 @@ def export(run: Path, out: Path | None) -> Path:
     Raises:
         UserError: another method or network, or the file is there already.
     """
-    point = checkpoint.latest(run / "checkpoints")
-    if point is None:
-        raise UserError(f"{run}: no run with a checkpoint lies there")
+    point = find_checkpoint(run)
     recipe = parse_settled(point.state["recipe"])
     if recipe.method.name != "glmc":
         raise UserError(f"{run}: the published format holds GLMC only, and this is a run of {recipe.method.name}")

@@ -17,7 +17,7 @@ The names tell which of three families of networks it holds: with `conv2_x.` a R
     conv2_x.i.shortcut.0, .1             (small stem)    backbone.net.layer1.i.shortcut.0, .1; conv3_x is layer2, ...
     any other trunk name                                 backbone.net. before it
 
-No file is unpickled beyond what `torch.load(weights_only=True)` allows: tensors, numbers, texts and containers of them.
+Of what a file pickles, only tensors, numbers, texts and containers of them are made: see `glmc.models.weights`.
 """
 
 import importlib
@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from glmc.errors import UserError
 from glmc.models import SMALL_IMAGE, build_backbone
+from glmc.models.weights import content_of, fits
 from glmc.runs.files import write_atomic
 
 HEADS = {
@@ -143,13 +144,7 @@ def write(file: Path, weights: Mapping[str, Tensor], backbone: str, *, epoch: in
 def _load(file: Path) -> dict[Any, Any]:
     if not file.is_file():
         raise UserError(f"{file}: there is no such file; give a .pth.tar of the published code")
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or foreign file shows in many kinds of exceptions
-        raise UserError(
-            f"{file}: cannot be read ({type(error).__name__}): it is damaged, cut short, or holds more than tensors "
-            f"and numbers, which is never run; fetch it again, or save it with nothing but tensors and numbers"
-        ) from error
+    content = content_of(file, str(file))
     if not isinstance(content, dict):
         _refuse_foreign(file, f"holds a {type(content).__name__} and no dict")
     return content
@@ -222,7 +217,7 @@ def _published_name(ours: str, backbone: str) -> str:
 def _refuse_difference(found: Mapping[str, Any], wanted: Mapping[str, Tensor], backbone: str, file: Path) -> None:
     """Raise a `UserError` unless the tensors found are those wanted, name by name and shape by shape."""
     missing = [name for name in wanted if name not in found]
-    misshapen = [name for name in wanted if name in found and not _fits(found[name], wanted[name])]
+    misshapen = [name for name in wanted if name in found and not fits(found[name], wanted[name])]
     homeless = [name for name in found if name not in wanted]
     for names, what in (
         (missing, "lacks {} of its {} tensors"),
@@ -236,16 +231,6 @@ def _refuse_difference(found: Mapping[str, Any], wanted: Mapping[str, Tensor], b
                 f"{file}: what should be GLMC on {backbone} {number}: {listed}; give the whole state of the method "
                 f"GLMC on one of the published networks"
             )
-
-
-def _fits(found: Any, wanted: Tensor) -> bool:
-    return (
-        isinstance(found, Tensor)
-        and found.shape == wanted.shape
-        and found.layout == torch.strided
-        and not found.is_meta
-        and found.is_floating_point() == wanted.is_floating_point()
-    )
 
 
 def _blocks(tensors: Mapping[str, Any], stage: str) -> int:

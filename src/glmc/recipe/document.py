@@ -6,6 +6,7 @@ is a mistake, and all mistakes of a document are told together, in reading order
 """
 
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -14,9 +15,11 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from glmc import trust
 from glmc.errors import UserError
 
 LARGEST_FILE = 1 << 18  # bytes; a recipe has about a thousand, and a picture given by mistake should not be parsed
+LARGEST = 1e18  # number: whole ones fit into 64 bits, others and their squares into float32
 OVERRIDES = 1 << 32  # larger than the number of any line
 
 KeyPath = tuple[str | int, ...]
@@ -105,13 +108,11 @@ def read_text(file: str) -> str:
         UserError: the file cannot be read, or is not such a file.
     """
     try:
-        with open(os.path.expanduser(file), "rb") as stream:
-            raw = stream.read(LARGEST_FILE + 1)
+        with trust.open_file(os.path.expanduser(file), LARGEST_FILE) as stream:
+            raw = stream.read()
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"the recipe file {file!r} cannot be read: {reason}") from error
-    if len(raw) > LARGEST_FILE:
-        raise UserError(f"{file} is larger than {LARGEST_FILE} bytes, which no recipe is: give the recipe's own file")
+        raise UserError(f"the recipe file {file!r} cannot be read: {reason}; give the recipe's own file") from error
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -151,7 +152,10 @@ def _read(text: str, label: str, at: Callable[[int], Place], path: KeyPath) -> D
         document.tree = None if root is None else _value(root, path, at, document)
         return document
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        # A bracket or quote that nobody closes is noticed lines later, and mended where it begins.
+        opened = ("while parsing a flow", "while scanning a quoted", "while scanning a simple key")
+        begins = (error.context or "").startswith(opened)
+        mark = error.context_mark if begins else error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
         reason = " ".join(filter(None, (error.context, error.problem)))
     except yaml.reader.ReaderError as error:
@@ -169,7 +173,10 @@ def _value(node: yaml.Node, path: KeyPath, at: Callable[[int], Place], document:
     place = document.places.setdefault(path, at(node.start_mark.line + 1))
     if isinstance(node, yaml.ScalarNode):
         _check_text(node.value, place)
-        return _scalar(node.value) if node.tag == "plain" else node.value
+        value = _scalar(node.value) if node.tag == "plain" else node.value
+        if isinstance(value, int | float) and LARGEST < abs(value) < math.inf:
+            document.mistakes.append((place, f"{dotted(path)} is {_short(node.value)}, and {LARGEST:g} is the largest"))
+        return value
     if isinstance(node, yaml.SequenceNode):
         return [_value(item, (*path, n), at, document) for n, item in enumerate(node.value)]
     result: dict[str, Any] = {}

@@ -14,6 +14,8 @@ Value = TypeVar("Value")
 Harmless = Annotated[Value, "harmless"]
 """The type of a key that does not change what comes out of a run; `glmc.recipe.HARMLESS` collects them."""
 
+MAX_PIXELS = 120_000_000  # of an image file; cameras of medium format make 102 million
+
 
 class Section(BaseModel):
     """A group of keys. Strict: no key more, no type bent; a whole number may stand where a number is wanted."""
@@ -122,6 +124,12 @@ class Data(Section):
         ge=8,
         le=16,
         description="bits that grey pictures of 16 use, e.g. 12; null: those of the training images",
+    )
+    max_pixels: Harmless[int] = Field(
+        MAX_PIXELS,
+        ge=1,
+        description="pixels of an image file, at most: larger ones are unreadable, and a decoding thread needs some 12 "
+        "bytes for each",
     )
     on_bad_image: Literal["error", "skip"] = Field(
         "error", description="unreadable images: refused, or all files are read once before training and those left out"
@@ -489,7 +497,7 @@ class Optim(Section):
 class Train(Section):
     """How long, at which pace, and where."""
 
-    epochs: int = Field(ge=1, description="passes over the training images")
+    epochs: int = Field(ge=1, le=10**6, description="passes over the training images")
     schedule: Literal["cosine", "cosine_to_zero", "step", "constant", "paco", "paco_late"] = Field(
         "cosine",
         description="learning rate over the run: down to 0; down at milestones; level; up in 10 epochs and down to 0 "
@@ -513,7 +521,7 @@ class Train(Section):
         "graph on CUDA, on a CPU compiled if the run is long. What does not work is left for the next, which is said",
     )
     threads: int | None = Field(
-        None, ge=1, description="processor threads; null: PyTorch's choice. Small networks are faster with 1"
+        None, ge=1, le=1024, description="processor threads; null: PyTorch's choice. Small networks are faster with 1"
     )
     ema: float | None = Field(
         None, gt=0, lt=1, description="what a running mean of the weights keeps each step, in (0, 1); null: no mean"

@@ -17,6 +17,7 @@ from glmc.report.figures import BLOCKS, NAMED, draw_all
 from glmc.report.finished import Run, read
 from glmc.report.page import number, parameters, render
 from glmc.runs import result
+from glmc.runs.files import write_atomic
 from glmc.runs.result import Result
 
 # -------------------------------------------------------------------------------------------------------- the page
@@ -247,7 +248,7 @@ def write(run: Path, target: Path | None = None) -> Path:
             "upwards": errors_upwards(facts),
             "command": command(facts),
         }
-        target.write_text(render("report.html", words), encoding="utf-8", errors="replace")
+        write_atomic(target, render("report.html", words).encode(errors="replace"))
     except OSError as error:
         raise UserError(
             f"The report cannot be written into {target.parent} ({error.strerror}); make room or allow writing."

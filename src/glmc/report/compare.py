@@ -1,6 +1,5 @@
 """Several finished runs side by side, as a page, Markdown or CSV. Reads files only; needs no torch."""
 
-import csv
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from glmc import report
+from glmc.data.cells import CsvWriter
 from glmc.errors import UserError
 from glmc.metrics import GROUPS, MAIN, METRICS, doubts
 from glmc.report import overlays, significance
@@ -274,9 +274,7 @@ def as_csv(entries: Sequence[Entry]) -> str:
         row |= {"seeds": " ".join(str(run.result.seed) for run in entry.runs), **report.in_one_row(entry.scores)}
         rows.append(row | {"folders": " ".join(str(run.folder) for run in entry.runs)})
     text = io.StringIO()
-    table = csv.DictWriter(
-        text, list(dict.fromkeys(key for row in rows for key in row)), restval="", lineterminator="\n"
-    )
-    table.writeheader()
-    table.writerows(rows)
+    table, keys = CsvWriter(text), list(dict.fromkeys(key for row in rows for key in row))
+    table.writerow(keys)
+    table.writerows([row.get(key, "") for key in keys] for row in rows)
     return text.getvalue()

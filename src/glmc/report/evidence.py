@@ -17,7 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from glmc.data.cells import CsvWriter, plain
 from glmc.errors import UserError
+from glmc.runs.files import write_atomic
+from glmc.runs.shapes import Examples, read_json
 
 Picture = Callable[[int], NDArray[np.uint8]]
 """Row -> uint8 [H, W, 1 or 3]; `array.__getitem__` of images in memory, or what decodes one file."""
@@ -86,7 +89,7 @@ def write(
         entries = [*chosen["pairs"], *chosen["tail"]]
         shown = [name for entry in entries for part in ("test", "train") for name in entry.get(part, ())]
         chosen["files"] = {name: file_of(name, names) for name in shown}
-    (folder / "examples.json").write_text(json.dumps(chosen, indent=1) + "\n", encoding="utf-8")
+    write_atomic(folder / "examples.json", json.dumps(chosen, indent=1) + "\n")
 
 
 def file_of(thumbnail: str, names: Mapping[str, Sequence[str]]) -> str:
@@ -105,12 +108,12 @@ def write_predictions(
 ) -> None:
     """Write predictions.csv: the arguments are those of `write`, and N paths or row numbers."""
     text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
+    table = CsvWriter(text)
     table.writerow(["image", "true", "predicted", "confidence"])
     rows = zip(images, true.tolist(), predicted.tolist(), confidence.tolist(), strict=True)
     table.writerows([name, classes[t], classes[p], f"{c:.6f}"] for name, t, p, c in rows)
     # Names that are not valid Unicode are kept as the file system gave them.
-    (run / "predictions.csv").write_text(text.getvalue(), encoding="utf-8", errors="surrogateescape")
+    write_atomic(run / "predictions.csv", text.getvalue().encode(errors="surrogateescape"))
 
 
 def choose(
@@ -169,9 +172,8 @@ def thumbnail(folder: Path, name: str, pixels: NDArray[np.uint8]) -> str:
     image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels))
     small = max(image.size) <= EXACT
     file = folder / (name + (".png" if small else ".jpg"))
-    if not file.exists():
-        image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-        image.save(file, quality=88)  # of no effect on PNG
+    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    image.save(file, quality=88)  # of no effect on PNG; also where one lies already, which a kill may have cut short
     return file.name
 
 
@@ -192,13 +194,13 @@ def read_predictions(run: Path, classes: Sequence[str]) -> Predictions | None:
     for line, row in enumerate(list(csv.reader(io.StringIO(text, newline="")))[1:], 2):
         try:
             name, t, p, c = row
-            values = number[t], number[p], float(c)
+            values = number[plain(t)], number[plain(p)], float(c)
         except (ValueError, KeyError) as error:
             raise UserError(
                 f"{file} line {line} is not `image,true,predicted,confidence` of this run's classes ({error}); "
                 "delete the file, or train again into an empty folder."
             ) from None
-        images.append(name)
+        images.append(plain(name))
         true.append(values[0])
         predicted.append(values[1])
         confidence.append(values[2])
@@ -206,18 +208,25 @@ def read_predictions(run: Path, classes: Sequence[str]) -> Predictions | None:
                        np.array(confidence, dtype=np.float64))  # fmt: skip
 
 
+def _is_there(picture: Path) -> bool:
+    """Whether a picture is there. A link may lead to any file of this machine, which a report would hand on.
+
+    Raises:
+        UserError: it is a link, or lies in a folder that is one.
+    """
+    if picture.is_symlink() or picture.parent.is_symlink():
+        raise UserError(f"{picture} is a link, and a report shows only pictures of the run itself: delete it")
+    return picture.suffix in (".png", ".jpg") and picture.is_file()
+
+
 def read_examples(run: Path) -> dict[str, Any]:
     """What examples.json says, with only those pictures that are there; empty where the run left none."""
     file = run / "examples" / "examples.json"
     if not file.exists():
         return {"pairs": [], "tail": []}
-    try:
-        chosen: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        for entry in chosen["pairs"] + chosen["tail"]:
-            for split in {"test", "train"} & set(entry):
-                entry[split] = [name for name in entry[split] if (file.parent / Path(name).name).is_file()]
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"{file} cannot be read ({error}); delete the folder, or train again into an empty one."
-        ) from None
+    found = read_json(Examples, run, str(file.relative_to(run)), "remove the folder")
+    chosen: dict[str, Any] = found.model_dump(exclude_unset=True)
+    for entry in chosen["pairs"] + chosen["tail"]:
+        for split in {"test", "train"} & set(entry):
+            entry[split] = [name for name in entry[split] if _is_there(file.parent / Path(name).name)]
     return chosen

@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
+from glmc.data.cells import plain
 from glmc.errors import UserError
 from glmc.metrics import Few, Interval, group_of, intervals
+from glmc.recipe import document
 from glmc.report.evidence import Predictions, read_examples, read_predictions
 from glmc.runs import result
-from glmc.runs.files import object_of, text_of
+from glmc.runs.files import text_of
 from glmc.runs.result import Result
+from glmc.runs.shapes import Environment, read_json, record_of
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,12 @@ def read(run: Path) -> Run:
     """
     recipe = text_of(run, "recipe.yaml")
     try:
-        settings = dict(yaml.safe_load(recipe) or {})
-    except (yaml.YAMLError, ValueError, TypeError) as error:
-        raise UserError(f"{run / 'recipe.yaml'} is not a recipe ({error}); train again into an empty folder.") from None
+        settings = dict(document.read(recipe, "recipe.yaml").tree or {})
+    except (UserError, ValueError, TypeError) as error:
+        why = " ".join(str(error).split())  # on one line
+        raise UserError(f"{run / 'recipe.yaml'} is not a recipe ({why}); train again into an empty folder.") from None
     found = result.read(run)
+    result.refuse_altered(run, found)
     if not found.last:
         raise UserError(
             f"{run} has no test images, so there is nothing to report; score others: glmc test {run} FOLDER"
@@ -106,8 +110,8 @@ def read(run: Path) -> Run:
         recipe=recipe,
         settings=settings,
         few="<=20" if (settings.get("eval") or {}).get("few") == "<=20" else "<20",
-        environment=object_of(run, "environment.json", text_of(run, "environment.json")),
-        epochs=[object_of(run, f"metrics.jsonl line {i}", line) for i, line in enumerate(lines, 1)],
+        environment=read_json(Environment, run, "environment.json").model_dump(),
+        epochs=[record_of(f"{run / 'metrics.jsonl'} line {i}", line) for i, line in enumerate(lines, 1)],
         result=found,
         classes=classes,
         counts=np.array(found.counts, dtype=np.int64),
@@ -120,7 +124,7 @@ def read(run: Path) -> Run:
 def confusion_of(run: Path) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """Class names in label order and int64 [C, C] of confusion.csv."""
     header, *rows = list(csv.reader(io.StringIO(text_of(run, "confusion.csv"), newline=""))) or [[]]
-    classes = tuple(header[1:])
+    classes = tuple(map(plain, header[1:]))
     try:
         matrix = np.array([row[1:] for row in rows if row], dtype=np.int64)
     except ValueError as error:

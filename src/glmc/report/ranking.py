@@ -1,12 +1,12 @@
 """By which images the points of a sweep are ranked: validation images, if all of its runs have some. Needs no torch."""
 
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from glmc.runs.files import text_of
+from glmc.runs.shapes import record_of
 
 PLAN = "sweep.json"  # what tells the folder of a sweep from others
 BY = "balanced"  # validation images have the long tail of the training images: top-1 would be that of the head
@@ -30,7 +30,7 @@ def remark(folder: Path, runs: Sequence[Path]) -> str:
 
 def on_validation(runs: Sequence[Path]) -> float | None:
     """Mean `BY` of runs in percent on their validation images in the last epoch; None if one of them has none."""
-    last = [json.loads(text_of(run, "metrics.jsonl").splitlines()[-1]) for run in runs]
+    last = [record_of(str(run / "metrics.jsonl"), text_of(run, "metrics.jsonl").splitlines()[-1]) for run in runs]
     if not all("val" in record for record in last):
         return None
     return statistics.fmean(record["val"][BY] for record in last)

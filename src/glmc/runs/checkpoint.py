@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glmc.errors import UserError
-from glmc.runs.files import remove_stale, sync, temporary_name, write_through
+from glmc.runs.files import remove_temporary, sync, temporary_name, write_through
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -131,7 +131,7 @@ def write(
         if not folder.is_dir():
             folder.mkdir(parents=True)
             sync(folder.parent)
-        remove_stale(folder)
+        remove_temporary(folder)
         temporary.mkdir()
         _write_files(temporary, step, groups, state)
         marks = _marks(temporary)

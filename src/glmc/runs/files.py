@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import Any
 
 from glmc.errors import UserError
 
-_PROCESS = secrets.token_hex(4)  # tells our temporary files from those of a dead process that had the same number
+_PROCESS = secrets.token_hex(4)  # tells our temporary files from those of another process that has the same number
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -29,7 +28,6 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     temporary = path.with_name(temporary_name(path.name))
     try:
         with _told_of(path):
-            remove_stale(path.parent)
             write_through(temporary, content.encode() if isinstance(content, str) else content)
             os.replace(temporary, path)
             sync(path.parent)
@@ -85,12 +83,12 @@ def text_of(run: Path, name: str) -> str:
         raise UserError(f"{run / name} cannot be read ({error}); train again into an empty folder.") from None
 
 
-def object_of(run: Path, name: str, text: str) -> dict[str, Any]:
-    """One JSON object. A value that is not a finite number counts as absent, as everywhere in the run folder."""
+def value_of(file: Path | str, text: str, remedy: str) -> Any:
+    """A value in JSON. What is not a finite number counts as absent, as everywhere in the run folder."""
     try:
-        return dict(json.loads(text, parse_constant=lambda _: None))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{run / name} is not a JSON object ({error}); train again into an empty folder.") from None
+        return json.loads(text, parse_constant=lambda _: None)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} is damaged ({error}); {remedy}") from None
 
 
 def sync(path: Path) -> None:
@@ -103,29 +101,14 @@ def sync(path: Path) -> None:
 
 
 def temporary_name(name: str) -> str:
-    """Of what is about to become `name`: tells whether its writer is still alive."""
+    """Of what is about to become `name`; no other process, of whatever machine or container, uses the same one."""
     return f".tmp-{os.getpid()}-{_PROCESS}-{name}"
 
 
-def remove_stale(folder: Path) -> None:
-    """Remove temporary files and folders whose writer is dead."""
+def remove_temporary(folder: Path) -> None:
+    """Remove what a killed writer has left; for whoever alone writes into the folder now."""
     for path in folder.glob(".tmp-*"):
-        found = re.match(r"\.tmp-(\d+)-([0-9a-f]+)-", path.name)
-        if not found or _writes_still(int(found[1]), found[2]):
-            continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-
-
-def _writes_still(pid: int, process: str) -> bool:
-    if pid == os.getpid():
-        return process == _PROCESS
-    try:
-        os.kill(pid, 0)  # sends nothing, only asks whether the process exists
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True  # another user's
-    return True

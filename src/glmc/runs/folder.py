@@ -1,32 +1,84 @@
 """The run folder, apart from its checkpoints: claiming it, its small files, and what they say on the screen."""
 
 import contextlib
-import csv
+import fcntl
 import io
 import json
+import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, takewhile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
+from glmc.data.cells import CsvWriter
 from glmc.data.inventory import Inventory, from_csv, is_there
 from glmc.errors import UserError
 from glmc.metrics import doubts, rows_of
 from glmc.recipe import Recipe, differences, load, parse, same_images
 from glmc.recipe.sections import Expect
 from glmc.runs import checkpoint, result
-from glmc.runs.files import append, write_atomic
-from glmc.screen import Screen
+from glmc.runs.files import append, remove_temporary, write_atomic
+from glmc.runs.shapes import Environment, read_json
+from glmc.screen import Screen, complain, writable
 
 DEFAULT = Path("runs")  # where runs go without --out
 SPLIT = "split.csv"
+LOCK = ".lock"
+
+_locks: set[IO[str]] = set()
 
 
-def claim(out: Path | None, name: str) -> Path:
-    """Make the folder of a new run; a folder that exists already must be empty.
+def _let_go() -> None:
+    """In a child of this process, which must not hold its runs when it is gone."""
+    for lock in _locks:
+        lock.close()
+    _locks.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+@contextlib.contextmanager
+def held(run: Path) -> Iterator[None]:
+    """Keep other processes from training in a folder meanwhile, and remove what a killed one was writing there.
+
+    The system's lock on a file: it ends with its process, however that ends, and containers have it in common.
+
+    Raises:
+        UserError: another process trains there, or the folder cannot be written to.
+    """
+    try:
+        lock = (run / LOCK).open("w")
+    except OSError as error:
+        raise UserError(f"{run}: cannot be written to ({error.strerror}); name another folder") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = os.path.samestat(os.fstat(lock.fileno()), os.stat(run / LOCK))  # or it has been taken away since
+        except (FileNotFoundError, BlockingIOError):
+            free = False
+        except OSError as error:  # as on Lustre, unless it is mounted with flock
+            complain(f"{run}: its file system has no locks ({error.strerror}): let no other process train there")
+            free = True
+        if not free:
+            raise UserError(f"{run}: another process is training there; wait for it, or name another folder")
+        _locks.add(lock)
+        try:
+            for folder in (run, run / "checkpoints", run / "selected"):
+                remove_temporary(folder)
+            yield
+        finally:
+            _locks.discard(lock)
+            with contextlib.suppress(OSError):  # a lock that stays does no harm
+                (run / LOCK).unlink()
+
+
+@contextlib.contextmanager
+def claimed(out: Path | None, name: str) -> Iterator[Path]:
+    """Make the folder of a new run, and hold it; a folder that exists already must be empty.
 
     Args:
         out: the folder; none takes the next free one under runs/.
@@ -35,21 +87,24 @@ def claim(out: Path | None, name: str) -> Path:
     Raises:
         UserError: it is not empty, or cannot be written to.
     """
+    if not writable(str(out)):
+        raise UserError(f"--out {str(out)!a}: the name cannot be written in UTF-8 on one line; name another folder")
     number = 1
     while out is None:
         candidate = DEFAULT / f"{name.replace('/', '-')}-{number:03d}"
         with contextlib.suppress(FileExistsError):  # also when another run takes the number at this moment
             candidate.mkdir(parents=True)
-            return candidate
+            out = candidate
         number += 1
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if any(path.name != "log.txt" or path.stat().st_size for path in out.iterdir()):  # a kill leaves an empty log
-            raise UserError(f"--out {out}: the folder is not empty, and nothing is overwritten; name another one")
-        (out / "log.txt").touch()
+        ours = {LOCK, "log.txt"} if (out / LOCK).exists() or not (out / "log.txt").exists() else {LOCK}
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written to ({error.strerror}); name another folder") from error
-    return out
+    with held(out):
+        if any(path.name not in ours for path in out.iterdir()):
+            raise UserError(f"--out {out}: the folder is not empty, and nothing is overwritten; name another one")
+        yield out
 
 
 def stage(run: Path, number: int) -> Path:
@@ -63,9 +118,9 @@ def later_stages(run: Path) -> list[Path]:
 
 
 def release(run: Path) -> None:
-    """Take back what `claim` made, when the run did not come to begin."""
+    """Take back what `claimed` made, when the run did not come to begin."""
     with contextlib.suppress(OSError):
-        for name in ("log.txt", "recipe.yaml", "stage1.json", SPLIT):
+        for name in (result.STAGE_ONE, SPLIT, "recipe.yaml", "log.txt", LOCK):  # as long as it has a recipe it is a run
             (run / name).unlink(missing_ok=True)
         run.rmdir()
         if run.parent == DEFAULT:
@@ -89,6 +144,16 @@ def inventory_of(run: Path, root: str) -> Inventory | None:
     """
     file = run / SPLIT
     return from_csv(file.read_bytes(), file, Path(root).expanduser()) if file.exists() else None
+
+
+def known_files(recipe: Recipe, run: Path, beside: Sequence[Path], screen: Screen) -> Inventory | None:
+    """The files of each part of a run: its own, else of a run beside it that draws the same, else of its parent."""
+    known = inventory_of(run, recipe.data.root)
+    if known is None:
+        known = next((split for other in beside if (split := shared(recipe, other)) is not None), None)
+    if known is None and recipe.parent is not None:
+        known = of_parent(recipe, Path(recipe.parent), screen)
+    return known
 
 
 def shared(recipe: Recipe, other: Path) -> Inventory | None:
@@ -131,8 +196,8 @@ def record_environment(run: Path, facts: Mapping[str, Any]) -> str:
     """
     file = run / "environment.json"
     if file.exists():
-        first = json.loads(file.read_text())
-        facts = {**first, "resumed": [*first.get("resumed", []), facts]}
+        first = _environment(run)
+        facts = {**first.model_dump(exclude_unset=True), "resumed": [*first.resumed, facts]}
     else:
         facts = {"run": secrets.token_hex(8), **facts}
     write_atomic(file, json.dumps(facts, indent=2) + "\n")
@@ -141,8 +206,12 @@ def record_environment(run: Path, facts: Mapping[str, Any]) -> str:
 
 def mark_of(run: Path) -> str | None:
     """The mark by which the checkpoints of a run know it; None if its environment.json is gone."""
-    file = run / "environment.json"
-    return json.loads(file.read_text()).get("run") if file.exists() else None
+    return _environment(run).run if (run / "environment.json").exists() else None
+
+
+def _environment(run: Path) -> Environment:
+    """What environment.json says."""
+    return read_json(Environment, run, "environment.json", "put it back as it was, or train again into an empty folder")
 
 
 def refuse_foreign(run: Path, recipe: Recipe, point: checkpoint.Checkpoint) -> None:
@@ -168,7 +237,7 @@ def refuse_foreign(run: Path, recipe: Recipe, point: checkpoint.Checkpoint) -> N
 def write_confusion(file: Path, confusion: np.ndarray, classes: Sequence[str]) -> None:
     """confusion.csv: a row for each true class, a column for each predicted one."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = CsvWriter(text)
     writer.writerow(["true \\ predicted", *classes])
     for name, row in zip(classes, confusion, strict=True):
         writer.writerow([name, *row.tolist()])  # not the whole of it at once: 8,142 classes are 66 million numbers
@@ -210,8 +279,12 @@ def show(run: Path, screen: Screen) -> None:
 
 def remember_stage_one(run: Path, recipe: Recipe) -> None:
     """stage1.json of a second stage: what its parent was when it began, since a parent may move or change."""
-    if recipe.parent is not None and not (run / "stage1.json").exists():
-        result.stage_one(Path(recipe.parent)).write(run / "stage1.json")
+    if recipe.parent is None:
+        return
+    if (run / result.STAGE_ONE).exists():
+        result.read_stage_one(run)  # it is wanted at the end, when it would be late to find it damaged
+    else:
+        result.stage_one(Path(recipe.parent)).write(run / result.STAGE_ONE)
 
 
 def expectation(expect: Expect) -> dict[str, float]:

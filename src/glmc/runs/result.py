@@ -1,30 +1,33 @@
 """result.json: what a finished run says of itself. Needs no torch."""
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from glmc import metrics
 from glmc.errors import UserError
 from glmc.metrics import Few, Interval
 from glmc.recipe.sections import Expect, Published
-from glmc.runs.files import object_of, text_of, write_atomic
+from glmc.runs.files import text_of, value_of, write_atomic
+from glmc.runs.shapes import AGAIN, Clock, Count, Row, Scores, read_json, shaped
 
-FILE = "result.json"
+FILE, STAGE_ONE = "result.json", "stage1.json"
+BESIDE = ("confusion.csv", "predictions.csv", "metrics.jsonl", "examples/examples.json")
 THEN = ", then "  # between the stages of a system
 
 
-def _known(scores: Any) -> Any:
-    """Without the metrics that are null: a metric that is not finite counts as absent."""
-    return {name: value for name, value in scores.items() if value is not None} if isinstance(scores, dict) else scores
+def _of_an_epoch(scores: Scores) -> Scores:
+    if "epoch" not in scores:
+        raise ValueError("the number of the epoch is missing")
+    return scores
 
 
-Scores = Annotated[dict[str, int | float], BeforeValidator(_known)]
-"""Metric -> value, see `glmc.metrics`; where an epoch was chosen, also its number, "epoch"."""
+Chosen = Annotated[Scores, AfterValidator(_of_an_epoch)]
 
 
 class _File(BaseModel):
@@ -61,17 +64,17 @@ class Result(_File):
     method: str  # with loss and mixture, see `Recipe.system`
     backbone: str
     parameters: int
-    counts: list[int]  # [C], training images per class
+    counts: list[Count]  # [C], training images per class
     epochs: int  # 0: a second stage without training
     steps: int
     seed: int
     last: Scores
-    best_on_test: Scores | None = None
+    best_on_test: Chosen | None = None
     flip_tta: Scores | None = None
-    selected_on_val: Scores | None = None
-    per_class: list[dict[str, Any]]  # as `metrics.per_class` makes them
+    selected_on_val: Chosen | None = None
+    per_class: list[Row]  # as `metrics.per_class` makes them
     weights_sha256: str
-    seconds: dict[str, float] | None = None  # startup, train, eval; none without training
+    seconds: Clock | None = None  # none without training
     step: dict[str, str | int] | None = None  # the mode that was asked for, and the steps taken in each
     stage2: str | None = None
     settings: dict[str, float] | None = None  # of a second stage without training
@@ -79,6 +82,14 @@ class Result(_File):
     folds: dict[str, dict[str, float]] | None = None  # of a cross-validation: metric -> mean, sd and n of the folds
     expect: Expect | None = None
     published: Published | None = None
+    files: dict[str, str] | None = None  # sha256 of those of `BESIDE` that are there
+    seal: str | None = None  # sha256 of all of the above; on the disk only
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if len(self.counts) != len(self.per_class):
+            raise ValueError(f"{len(self.counts)} counts and {len(self.per_class)} classes")
+        return self
 
     @property
     def system(self) -> str:
@@ -138,9 +149,28 @@ def stage_one(run: Path) -> StageOne:
     return StageOne.model_validate(first.as_json() | {"run": str(run), "method": first.system})
 
 
+def read_stage_one(run: Path) -> StageOne:
+    """Read stage1.json of a second stage; a `UserError` if it is damaged."""
+    return read_json(StageOne, run, STAGE_ONE, "remove it, and go on with glmc train --resume")
+
+
 def write(run: Path, result: Result) -> None:
-    """Write result.json."""
-    result.write(run / FILE)
+    """Write result.json, sealed, with the digests of the files beside it that the report is drawn from."""
+    files = {name: sha256_of(run / name) for name in BESIDE if (run / name).exists()}
+    whole = result.model_copy(update={"files": files or None})
+    whole.model_copy(update={"seal": seal_of(whole.as_json())}).write(run / FILE)
+
+
+def seal_of(said: Mapping[str, Any]) -> str:
+    """The hex sha256 of all values but the seal, as they are read: what is not finite counts as absent."""
+    text = json.dumps({key: value for key, value in said.items() if key != "seal"}, sort_keys=True)
+    value = json.loads(text, parse_constant=lambda _: None)
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def sha256_of(file: Path) -> str:
+    """The hex digest of a file."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def read(run: Path) -> Result:
@@ -149,12 +179,15 @@ def read(run: Path) -> Result:
     Raises:
         UserError: the run is not finished, or the file is damaged or of another program.
     """
-    found = object_of(run, FILE, text_of(run, FILE))
-    try:
-        return Result.model_validate(found)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(
-            f"{run / FILE} is not the result of a run ({where}: {first['msg']}); train again into an empty folder."
-        ) from None
+    said = value_of(run / FILE, text_of(run, FILE), AGAIN)
+    found = shaped(Result, said, run / FILE, AGAIN)
+    if found.seal not in (None, seal_of(said)):
+        raise UserError(f"{run / FILE} is damaged (sha256); {AGAIN}")
+    return found.model_copy(update={"seal": None})
+
+
+def refuse_altered(run: Path, found: Result) -> None:
+    """Raise a `UserError` if a file beside result.json is not what the run has left."""
+    for name, digest in (found.files or {}).items():
+        if (run / name).exists() and sha256_of(run / name) != digest:
+            raise UserError(f"{run / name} is not what the run left (sha256); {AGAIN}")

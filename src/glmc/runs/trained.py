@@ -22,9 +22,10 @@ from glmc.models.heads import start_heads
 from glmc.random import Draws
 from glmc.recipe import Recipe, Settled, choice, parse_settled, same_images
 from glmc.runs import checkpoint, folder
+from glmc.runs.shapes import About, shaped
 from glmc.runs.tally import Tally
 from glmc.runtime import autocast
-from glmc.screen import Screen
+from glmc.screen import Screen, complain
 
 
 def build_method(recipe: Settled, counts: Tensor, device: torch.device, *, initial: bool = True) -> Method:
@@ -219,7 +220,7 @@ def test_images(point: checkpoint.Checkpoint, recipe: Settled, screen: Screen) -
     return decoded(test, "test images", data, screen)
 
 
-def find_checkpoint(path: Path, say: Callable[[str], None] = lambda sentence: None) -> checkpoint.Checkpoint:
+def find_checkpoint(path: Path, say: Callable[[str], None] = complain) -> checkpoint.Checkpoint:
     """The last checkpoint of a run, or the one that lies in this folder.
 
     Args:
@@ -229,14 +230,26 @@ def find_checkpoint(path: Path, say: Callable[[str], None] = lambda sentence: No
     Raises:
         UserError: neither; or the checkpoint is of another run, or of another recipe than the folder's.
     """
-    point = checkpoint.latest(path / "checkpoints")
+    point = last_checkpoint(path)
     if point is not None and (path / "recipe.yaml").exists():
         folder.refuse_foreign(path, folder.recipe_of(path), point)
     if point is None and not (path / checkpoint.MANIFEST).exists():
         raise UserError(f"{path}: neither a run with a checkpoint nor a checkpoint; name one that `glmc train` made")
-    point = point or checkpoint.read(path)
+    point = point or known(checkpoint.read(path))
     for remark in point.remarks:
         say(remark)
+    return point
+
+
+def last_checkpoint(run: Path) -> checkpoint.Checkpoint | None:
+    """The newest whole checkpoint of a run, if it has one; errors as for `checkpoint.latest` and `known`."""
+    point = checkpoint.latest(run / "checkpoints")
+    return point and known(point)
+
+
+def known(point: checkpoint.Checkpoint) -> checkpoint.Checkpoint:
+    """The same, if it says all that one of a run says; else a `UserError`."""
+    shaped(About, point.state, point.path / checkpoint.STATE, "use another checkpoint of the run")
     return point
 
 
@@ -255,7 +268,7 @@ def test(path: Path, overrides: tuple[str, ...], *, quiet: bool) -> dict[str, An
         UserError: nothing to test there, or the images have other classes than the checkpoint.
     """
     screen = Screen(quiet=quiet)
-    point = find_checkpoint(path, screen.say)
+    point = find_checkpoint(path, screen.warn)
     recipe = parse_settled(point.state["recipe"], overrides)
     if later := folder.later_stages(path):
         which = "second" if len(later) == 1 else "last"

@@ -37,7 +37,10 @@ class Duplicates(NamedTuple):
 
 
 def duplicates(
-    digests: dict[str, NDArray[np.uint64]], labels: dict[str, NDArray[np.int64]], readable: dict[str, NDArray[np.bool_]]
+    digests: dict[str, NDArray[np.uint64]],
+    labels: dict[str, NDArray[np.int64]],
+    readable: dict[str, NDArray[np.bool_]],
+    limit: int | None = EXAMPLES,
 ) -> Duplicates:
     """Groups the images of all parts by their bytes.
 
@@ -45,6 +48,7 @@ def duplicates(
         digests: part -> uint64 [N, 2], equal for equal bytes.
         labels: part -> int64 [N].
         readable: part -> bool [N]; the others are left out.
+        limit: groups to give as examples; None gives all.
     """
     found = {name: Copies(0, 0, []) for name in Duplicates._fields}
     for group in _groups(digests, readable):
@@ -61,7 +65,7 @@ def duplicates(
         for name, images in concerned.items():
             if images:
                 total, number, examples = found[name]
-                found[name] = Copies(total + images, number + 1, [*examples, telling][:EXAMPLES])
+                found[name] = Copies(total + images, number + 1, [*examples, telling][:limit])
     return Duplicates(**found)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from glmc.data.split import Split
+from glmc.data.split import Paths, Split
 from glmc.metrics import GROUPS, group_of
 from glmc.recipe import Recipe
 from glmc.stats import near
@@ -102,34 +102,64 @@ class Facts:
         return f"{inside} ({split.classes[split.labels[place[1]]]})" if label else inside
 
 
-def collect(data: str, settings: Recipe, found: Found, watch: Watch) -> Facts:
-    """Looks at every image of the parts that were found."""
+def collect(data: str, settings: Recipe, found: Found, watch: Watch, *, whole: bool = False) -> Facts:
+    """Looks at every image of the parts that were found.
+
+    Args:
+        data, settings, found: of `Facts`.
+        watch: makes progress bars.
+        whole: decode every image to its last pixel, and name every duplicate instead of a few.
+    """
     looks = {}
     for part, split in found.parts.items():
         with watch(f"looking at {part} images", len(split)) as bar:
-            looks[part] = look(split.images, bar.to)
+            looks[part] = look(split.images, bar.to, settings.data.max_pixels)
+    small = thumbnails(found, looks, watch, settings.data.max_pixels, whole)
     labels = {part: split.labels for part, split in found.parts.items()}
     equal = duplicates(
         {part: one.digests for part, one in looks.items()},
         labels,
         {part: one.kinds >= 0 for part, one in looks.items()},
+        None if whole else EXAMPLES,
     )
     odd = {kind: list(found.odd.get(kind, ())) for kind in ODD}
     for part, one in looks.items():
         split = found.parts[part]
         odd["broken"] += [f"{where(split, row)} ({why})" for row, why in one.broken.items()]
         odd["disguised"] += [f"{where(split, row)} is {form}" for row, form in one.disguised.items()]
-    return Facts(data, settings, found, looks, equal, near_duplicates(found, looks, watch), odd)
+    return Facts(data, settings, found, looks, equal, near_duplicates(looks, small, whole), odd)
 
 
-def near_duplicates(found: Found, looks: dict[str, Looks], watch: Watch) -> dict[str, Copies]:
-    """Part -> its images that are nearly a training image, each with that one, without those that are one exactly."""
-    if sum(len(split) for split in found.parts.values()) > near.LIMIT:
-        return {}
+def thumbnails(
+    found: Found, looks: dict[str, Looks], watch: Watch, max_pixels: int, whole: bool
+) -> dict[str, NDArray[np.uint8]]:
+    """Part -> small pictures to compare, if not too many. With `whole`, `looks` learn what cannot be decoded."""
+    few = sum(len(split) for split in found.parts.values()) <= near.LIMIT
     small = {}
     for part, split in found.parts.items():
-        with watch(f"comparing {part} images", len(split)) as bar:
-            small[part] = near.thumbnails(split.images, looks[part], bar.to)
+        if whole and isinstance(split.images, Paths):
+            with watch(f"decoding {part} images", len(split)) as bar:
+                small[part], broken = near.decoded(split.images, bar.to, max_pixels)
+            for row, why in broken.items():
+                looks[part].broken.setdefault(row, why)
+        elif few:
+            with watch(f"comparing {part} images", len(split)) as bar:
+                small[part] = near.thumbnails(split.images, looks[part], bar.to, max_pixels)
+    return small if few else {}
+
+
+def near_duplicates(
+    looks: dict[str, Looks], small: dict[str, NDArray[np.uint8]], whole: bool = False
+) -> dict[str, Copies]:
+    """Part -> its images that are nearly a training image, each with that one, without those that are one exactly.
+
+    Args:
+        looks: of each part.
+        small: of `thumbnails`.
+        whole: name all of them.
+    """
+    if not small:
+        return {}
     digests = {part: [tuple(digest) for digest in looks[part].digests.tolist()] for part in small}
     trained, copies = set(digests["train"]), {}
     for part in list(small)[1:] or ["train"]:
@@ -138,7 +168,8 @@ def near_duplicates(found: Found, looks: dict[str, Looks], watch: Watch) -> dict
             pairs = [pair for pair in pairs if digests["train"][pair[0]] != digests["train"][pair[1]]]
         else:
             pairs = [pair for pair in near.alike(small["train"], small[part]) if digests[part][pair[0]] not in trained]
-        examples: list[list[Place]] = [[(part, row), ("train", twin)] for row, twin in pairs[:EXAMPLES]]
+        named = pairs if whole else pairs[:EXAMPLES]
+        examples: list[list[Place]] = [[(part, row), ("train", twin)] for row, twin in named]
         copies[part] = Copies(len(pairs), len(pairs), examples)
     return copies
 

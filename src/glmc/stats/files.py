@@ -6,7 +6,6 @@ Per image some 40 bytes are kept.
 
 import hashlib
 import os
-import stat
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from glmc import trust
 from glmc.data import decode
 from glmc.data.split import Paths
 
@@ -78,12 +78,18 @@ class Look(NamedTuple):
     rest: bool
 
 
-def look(images: Paths | NDArray[np.uint8], progress: Progress, workers: int | None = None) -> Looks:
+def look(
+    images: Paths | NDArray[np.uint8],
+    progress: Progress,
+    max_pixels: int = decode.MAX_PIXELS,
+    workers: int | None = None,
+) -> Looks:
     """Looks at N image files, or at N images in memory, which are all whole.
 
     Args:
         images: the files, or uint8 [N, H, W, channels].
         progress: called with the number of images done.
+        max_pixels: a file with more is refused, as in training.
         workers: threads; None takes four per core, at least eight, because disks and networks make them wait.
     """
     seen = Looks(
@@ -99,7 +105,9 @@ def look(images: Paths | NDArray[np.uint8], progress: Progress, workers: int | N
     Image.init()  # loads PIL's formats now rather than in several threads at once
     number: dict[tuple[str, str], int] = {}
     rest = []
-    for row, one in enumerate(each(lambda row: look_at(images[row]), range(len(images)), progress, workers)):
+    for row, one in enumerate(
+        each(lambda row: look_at(images[row], max_pixels), range(len(images)), progress, workers)
+    ):
         seen.digests[row] = np.frombuffer(one.digest, np.uint64)
         if one.rest:
             rest.append(row)
@@ -123,11 +131,9 @@ def usual_size(images: Paths) -> tuple[int, int]:
     rows = np.unique(np.linspace(0, len(images) - 1, SAMPLE).astype(np.int64)).tolist()
 
     def size(row: int) -> tuple[int, int]:
-        if not os.path.isfile(images[row]):  # opening a pipe would wait for ever
-            return 0, 0
         try:
-            with open(images[row], "rb") as stream:
-                height, width = _header(stream)[0]
+            with trust.open_file(images[row], decode.MOST_BYTES) as stream:
+                height, width = _header(stream, decode.MAX_PIXELS)[0]
                 return width, height
         except Exception:  # PIL raises nearly anything on a damaged file
             return 0, 0
@@ -159,31 +165,30 @@ def each(work: Callable[[int], T], rows: range, progress: Progress, workers: int
         pool.shutdown(cancel_futures=True)  # who interrupts need not wait for the rest
 
 
-def look_at(file: str) -> Look:
+def look_at(file: str, max_pixels: int) -> Look:
     """One file. Whatever is wrong with it stands in `broken`."""
     nothing = hashlib.blake2b(os.fsencode(file), digest_size=16).digest()  # files that cannot be read equal none
     try:
-        if not stat.S_ISREG(os.stat(file).st_mode):  # opening a pipe would wait for ever
-            return Look((0, 0), ("", ""), nothing, "not a file", False)
-        with open(file, "rb") as stream:
+        with trust.open_file(file, decode.MOST_BYTES) as stream:
             length, head = os.fstat(stream.fileno()).st_size, stream.read(HEAD)
             if not length:
                 return Look((0, 0), ("", ""), nothing, "empty file", False)
             digest = hashlib.blake2b(head + length.to_bytes(8, "little"), digest_size=16).digest()
             try:
-                size, kind = _header(stream)
+                size, kind = _header(stream, max_pixels)
             except Exception as error:  # PIL raises nearly anything on a damaged file
                 return Look((0, 0), ("", ""), digest, _sign(head) or decode.reason(error), False)
-            broken = None if _ends(stream, kind[0], length) else _decodes(stream)
-    except OSError as error:
-        return Look((0, 0), ("", ""), nothing, sys.intern(error.strerror or str(error)), False)
+            broken = None if _ends(stream, kind[0], length) else _decodes(stream, max_pixels)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        return Look((0, 0), ("", ""), nothing, sys.intern(why or str(error)), False)
     return Look(size if broken is None else (0, 0), kind, digest, broken, length > HEAD)
 
 
-def _header(stream: BinaryIO) -> tuple[tuple[int, int], tuple[str, str]]:
+def _header(stream: BinaryIO, max_pixels: int) -> tuple[tuple[int, int], tuple[str, str]]:
     """(height, width) of the upright picture, and (format, mode)."""
     stream.seek(0)
-    with decode.open_image(stream) as image:
+    with decode.open_image(stream, max_pixels) as image:
         width, height = image.size
         kind = (image.format or "", image.mode)
         # Asking a PNG without this tag would decode it; of TIFF, PIL tells the upright size.
@@ -201,11 +206,11 @@ def _ends(stream: BinaryIO, form: str, length: int) -> bool:
     return END[form] in stream.read()
 
 
-def _decodes(stream: BinaryIO) -> str | None:
+def _decodes(stream: BinaryIO, max_pixels: int) -> str | None:
     """Why the file cannot be decoded; None if it can."""
     stream.seek(0)
     try:
-        with decode.open_image(stream) as image:
+        with decode.open_image(stream, max_pixels) as image:
             image.load()
     except Exception as error:  # as above
         return decode.reason(error)

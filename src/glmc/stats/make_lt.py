@@ -1,6 +1,5 @@
 """A long-tailed list of images out of a balanced set of files, and a list of its test images. No torch."""
 
-import csv
 import re
 import shlex
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from glmc.data import parts
+from glmc.data.cells import CsvWriter
 from glmc.data.folders import IMAGE_ENDINGS
 from glmc.data.split import Paths, Split
 from glmc.errors import UserError
@@ -138,7 +138,7 @@ def write(splits: dict[Path, Split], labels: Sequence[str]) -> None:
 def write_list(stream: TextIO, split: Split, labels: Sequence[str], *, as_csv: bool) -> None:
     """One line an image."""
     assert isinstance(split.images, Paths), "arrays have no paths"
-    records = csv.writer(stream, lineterminator="\n")
+    records = CsvWriter(stream)
     if as_csv:
         records.writerow(["path", "label"])
     for row, label in enumerate(split.labels.tolist()):

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from glmc import trust
 from glmc.data import decode
 from glmc.data.split import Paths
 from glmc.stats.files import Looks, each
@@ -21,13 +22,19 @@ LIMIT = 100_000  # images of all parts together; more would take too long to dec
 ROWS = 256  # images compared at a time, with all training images
 
 
-def thumbnails(images: Paths | NDArray[np.uint8], looks: Looks, progress: Callable[[int], None]) -> NDArray[np.uint8]:
+def thumbnails(
+    images: Paths | NDArray[np.uint8],
+    looks: Looks,
+    progress: Callable[[int], None],
+    max_pixels: int = decode.MAX_PIXELS,
+) -> NDArray[np.uint8]:
     """uint8 [N, SIDE, SIDE + 1], the images in small and grey; 0 where one cannot be read or is small already.
 
     Args:
         images: N files, or uint8 [N, H, W, channels].
         looks: what they look like from outside.
         progress: called with the number of images done.
+        max_pixels: as in `look`.
     """
     small = np.zeros((len(images), SIDE, SIDE + 1), np.uint8)
 
@@ -37,7 +44,10 @@ def thumbnails(images: Paths | NDArray[np.uint8], looks: Looks, progress: Callab
         if not isinstance(images, Paths):
             return shrunk(Image.fromarray(images[row] if images.shape[3] == 3 else images[row, ..., 0]))
         try:
-            with decode.open_image(images[row]) as image:
+            with (
+                trust.open_file(images[row], decode.MOST_BYTES) as stream,
+                decode.open_image(stream, max_pixels) as image,
+            ):
                 return shrunk(image)
         except Exception:  # PIL raises nearly anything on a damaged file, which `looks` need not have found
             return small[row]
@@ -45,6 +55,27 @@ def thumbnails(images: Paths | NDArray[np.uint8], looks: Looks, progress: Callab
     for row, picture in enumerate(each(shrink, range(len(images)), progress)):
         small[row] = picture
     return small
+
+
+def decoded(
+    images: Paths, progress: Callable[[int], None], max_pixels: int
+) -> tuple[NDArray[np.uint8], dict[int, str]]:
+    """`thumbnails` of files that are decoded to their last pixel, and row -> why, of those that cannot be."""
+    small, broken = np.zeros((len(images), SIDE, SIDE + 1), np.uint8), {}
+
+    def shrink(row: int) -> NDArray[np.uint8] | str:
+        try:
+            pixels = decode.read_image(images[row], 3, max_pixels=max_pixels)
+        except Exception as error:  # PIL raises nearly anything on a damaged file
+            return decode.reason(error)
+        return shrunk(Image.fromarray(pixels)) if min(pixels.shape[:2]) > SIDE else small[row]
+
+    for row, found in enumerate(each(shrink, range(len(images)), progress, decode.cores())):
+        if isinstance(found, str):
+            broken[row] = found
+        else:
+            small[row] = found
+    return small, broken
 
 
 def shrunk(image: Image.Image) -> NDArray[np.uint8]:

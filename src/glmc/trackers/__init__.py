@@ -6,12 +6,12 @@ some epochs, gets them from there when the run is resumed.
 
 import importlib
 import importlib.util
-import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from glmc.errors import UserError
+from glmc.runs.shapes import read_json
 from glmc.trackers.base import Tracker
 
 TRACKERS = {  # name -> class, package that it needs
@@ -82,7 +82,7 @@ class Tracks:
     def finish(self) -> None:
         """Close all trackers, with what result.json holds if the run is complete. A second call does nothing."""
         file = self.run / "result.json"
-        result = json.loads(file.read_text()) if file.exists() else None
+        result = read_json(dict[str, Any], self.run, file.name) if file.exists() else None
         self._each(lambda tracker: tracker.finish(result), list(self.live))
         self.live = {}
 

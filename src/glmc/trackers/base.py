@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from glmc.runs.files import write_atomic
+from glmc.runs.shapes import read_json
 
 MEMORY = "trackers.json"  # in the run folder: the id that a tracker gave the run, and how many epochs it has
 
@@ -46,13 +47,16 @@ def final_scores(result: Mapping[str, Any]) -> dict[str, float]:
 
 def recall(run: Path, tracker: str) -> dict[str, Any]:
     """What `remember` wrote last, or an empty dictionary."""
-    file = run / MEMORY
-    known: dict[str, Any] = json.loads(file.read_text()).get(tracker, {}) if file.exists() else {}
-    return known
+    return _memory(run).get(tracker, {})
 
 
 def remember(run: Path, tracker: str, **facts: Any) -> None:
     """Keep what a resumed run needs to continue in the same place."""
-    file = run / MEMORY
-    known = json.loads(file.read_text()) if file.exists() else {}
-    write_atomic(file, json.dumps(known | {tracker: facts}, indent=1) + "\n")
+    write_atomic(run / MEMORY, json.dumps(_memory(run) | {tracker: facts}, indent=1) + "\n")
+
+
+def _memory(run: Path) -> dict[str, dict[str, Any]]:
+    """What trackers.json says of each tracker."""
+    if not (run / MEMORY).exists():
+        return {}
+    return read_json(dict[str, dict[str, Any]], run, MEMORY, "remove it, and the trackers begin anew")

@@ -28,6 +28,7 @@ from glmc.recipe.document import assigned
 from glmc.report import benched
 from glmc.runs import folder, result
 from glmc.runs.files import write_atomic
+from glmc.runs.shapes import Facts, read_json
 from glmc.screen import Screen, clock
 from glmc.stats import advice, find, make_lt
 from glmc.train.distributed import dismiss
@@ -45,7 +46,7 @@ CLOSING = 4.0  # seconds of a run after its last epoch, as long as none has show
 SAFE = 0.97  # of the time is given out
 PIXELS = {  # keys of `data` that do not say which images these are
     "data.size", "data.channels", "data.mean", "data.std", "data.area", "data.resize", "data.bits", "data.exif",
-    "data.on_bad_image", "data.loader", "data.workers", "data.batch_size", "data.cache",
+    "data.max_pixels", "data.on_bad_image", "data.loader", "data.workers", "data.batch_size", "data.cache",
 }  # fmt: skip
 OURS = {
     "train.epochs": "is found out", "train.seed": "is 0, then 1", "data.folds": "would test on every image",
@@ -213,8 +214,10 @@ def claim(out: Path | None, plan: Mapping[str, Any]) -> tuple[Path, dict[str, An
         target = out or folder.DEFAULT / f"bench-{number}"
         target.mkdir(parents=True, exist_ok=True)
         file = target / benched.FACTS
-        if file.exists() and (facts := json.loads(file.read_text()))["plan"] == json.loads(json.dumps(plan)):
-            return target, facts
+        if file.exists():
+            known = read_json(Facts, target, file.name, "name another folder").model_dump(exclude_unset=True)
+            if known["plan"] == json.loads(json.dumps(plan)):
+                return target, known
         if not any(target.iterdir()):
             facts = {
                 "plan": plan,
@@ -405,8 +408,9 @@ class Trials:
         words = [*self.words[name], f"train.epochs={epochs}", f"train.seed={seed}", *mode]
         command, anew = advice.command(f"folder/{name}", words), not run.exists()
         try:
-            begun = take(recipe.load(f"folder/{name}", words), run, (), quiet=True, command=command, since=began)
-            carry_out([begun], self.target, screen, more=True)
+            wanted = recipe.load(f"folder/{name}", words)
+            with take(wanted, run, (), quiet=True, command=command, since=began) as begun:
+                carry_out([begun], self.target, screen, more=True)
         except UserError as error:
             if seed == 0:
                 self.leave_out(name, str(error), screen)

@@ -230,6 +230,7 @@ def build_loader(recipe: Settled, data: Prepared, method: Method, device: torch.
         return StreamingLoader(
             data.train.images, data.train.labels, views, method.streams, size=data.size, channels=data.channels,
             sizes=data.sizes, resize=recipe.data.resize, exif=recipe.data.exif, bits=recipe.data.bits or 16,
+            max_pixels=recipe.data.max_pixels,
             digests=None if data.inventory is None else data.inventory["train"].digests, workers=recipe.data.workers,
             batch_size=batch_size, seed=seed, device=device,
         )  # fmt: skip

@@ -14,7 +14,7 @@ from glmc.data.split import Paths
 from glmc.metrics import per_class
 from glmc.report import evidence
 from glmc.runs import checkpoint, folder, result
-from glmc.runs.result import Result, StageOne
+from glmc.runs.result import Result
 from glmc.runs.tally import Tally
 from glmc.train.build import Parts
 from glmc.train.engine import State
@@ -49,7 +49,7 @@ def conclude(parts: Parts, run: Path, state: State, records: list[dict[str, Any]
         seconds=state.seconds,
         step={"asked": recipe.train.step, **state.modes},
         stage2=stage,
-        stage1=StageOne.model_validate_json((run / "stage1.json").read_text()) if recipe.parent else None,
+        stage1=result.read_stage_one(run) if recipe.parent else None,
         expect=recipe.expect,
         published=recipe.published,
     )
@@ -59,6 +59,14 @@ def conclude(parts: Parts, run: Path, state: State, records: list[dict[str, Any]
     result.write(run, found)
     if tested:
         from glmc import report  # matplotlib: not worth a second at the start
+
+        report.write(run)
+
+
+def make_up_report(run: Path) -> None:
+    """Write the report of a finished run, if a kill came between its result and its report."""
+    if result.finished(run) and (run / "predictions.csv").exists() and not (run / "report.html").exists():
+        from glmc import report
 
         report.write(run)
 
@@ -78,7 +86,8 @@ def leave_evidence(parts: Parts, run: Path, tally: Tally) -> None:
 
     def decoded(row: int) -> NDArray[np.uint8]:
         size, channels = parts.data.size, parts.data.channels
-        return decode_image(train.images[row], size, channels, data.resize, data.exif, data.bits or 16)
+        reading = data.resize, data.exif, data.bits or 16, data.max_pixels
+        return decode_image(train.images[row], size, channels, *reading)
 
     of_train = decoded if isinstance(train.images, Paths) else train.images.__getitem__
     of_test = pixels(test).__getitem__

@@ -14,11 +14,12 @@ from glmc.batches.streaming import StreamingLoader
 from glmc.data.inventory import to_csv
 from glmc.errors import Interrupted, NonFiniteLoss, UserError
 from glmc.recipe import HARMLESS, Recipe, continues
-from glmc.runs import checkpoint, folder, result
+from glmc.runs import folder, result
 from glmc.runs.files import write_atomic
+from glmc.runs.trained import last_checkpoint
 from glmc.screen import Screen, clock
 from glmc.train.build import Parts, try_one_step
-from glmc.train.conclusion import conclude
+from glmc.train.conclusion import conclude, make_up_report
 from glmc.train.distributed import built, contents, dismiss, hand_over, stepped
 from glmc.train.engine import State, refuse_non_finite
 from glmc.train.pace import Pace, estimate, within
@@ -52,10 +53,9 @@ def train(
         beside: of `begin`.
         more, again: of `carry_out`; none for the run's own folder.
     """
-    run = folder.claim(out, recipe.name)
-    screen = Screen(quiet=quiet)
-    begun = begin(recipe, run, Screen(run / "log.txt", quiet), command, since, beside, minutes)
-    carry_out([begun], again or run, screen, more=more)
+    with folder.claimed(out, recipe.name) as run:
+        begun = begin(recipe, run, Screen(run / "log.txt", quiet), command, since, beside, minutes)
+        carry_out([begun], again or run, Screen(quiet=quiet), more=more)
     return run
 
 
@@ -94,19 +94,21 @@ def begin(
         if minutes is not None:
             recipe = within(recipe, minutes, screen, since)
         write_atomic(run / "recipe.yaml", recipe.to_yaml())  # from here on, a killed run can be resumed
-        known = next((split for run in beside if (split := folder.shared(recipe, run)) is not None), None)
-        if known is None and recipe.parent is not None:
-            known = folder.of_parent(recipe, Path(recipe.parent), screen)
-        parts = built(recipe, screen, known=known)
+        parts = built(recipe, screen, known=folder.known_files(recipe, run, beside, screen))
         memory = try_one_step(parts)
-        if parts.data.inventory is not None:
-            write_atomic(run / folder.SPLIT, to_csv(parts.data.inventory))
         folder.remember_stage_one(run, recipe)
-        write_atomic(run / "recipe.yaml", parts.recipe.to_yaml())
+        note_settled(parts, run)
     except BaseException:
         folder.release(run)  # nothing was begun: leave nothing behind
         raise
     return ready(Begun(parts, run, State(), screen, memory, trackers.Tracks(run, screen.say)), command, since)
+
+
+def note_settled(parts: Parts, run: Path) -> None:
+    """Write what a run has been settled to: the files of each part, and its recipe."""
+    if parts.data.inventory is not None:
+        write_atomic(run / folder.SPLIT, to_csv(parts.data.inventory))
+    write_atomic(run / "recipe.yaml", parts.recipe.to_yaml())
 
 
 def ready(begun: Begun, command: str, since: float) -> Begun:
@@ -147,13 +149,11 @@ def resume(
     screen = Screen(run / "log.txt", quiet)
     if result.finished(run):
         screen.say(f"{run} is finished already")
-        if (run / "predictions.csv").exists() and not (run / "report.html").exists():  # a kill came between the two
-            from glmc import report
-
-            report.write(run)
+        make_up_report(run)
         folder.show(run, screen)
         return run
-    carry_out([take_up(run, overrides, screen, command, since)], again or run, Screen(quiet=quiet), more=more)
+    with folder.held(run):
+        carry_out([take_up(run, overrides, screen, command, since)], again or run, Screen(quiet=quiet), more=more)
     return run
 
 
@@ -162,19 +162,21 @@ def holds(run: Path, recipe: Recipe) -> bool:
     return (run / "recipe.yaml").is_file() and continues(recipe, folder.recipe_of(run))
 
 
-def take_up(run: Path, overrides: tuple[str, ...], screen: Screen, command: str, since: float) -> Begun:
-    """Build a run anew from its folder and its last valid checkpoint, if it has one."""
-    point = checkpoint.latest(run / "checkpoints")
+def take_up(
+    run: Path, overrides: tuple[str, ...], screen: Screen, command: str, since: float, beside: Sequence[Path] = ()
+) -> Begun:
+    """Build a run anew from its folder and its last valid checkpoint, if it has one; arguments as for `begin`."""
+    point = last_checkpoint(run)
     for remark in point.remarks if point else ():
-        screen.say(remark)
+        screen.warn(remark)
     recipe = folder.recipe_of(run, overrides)
     if point is not None:
         folder.refuse_foreign(run, recipe, point)
     trackers.require(recipe.train.track)
-    parts = built(recipe, screen, initial=point is None, known=folder.inventory_of(run, recipe.data.root))
+    parts = built(recipe, screen, initial=point is None, known=folder.known_files(recipe, run, beside, screen))
     folder.remember_stage_one(run, recipe)
     if point is None:
-        write_atomic(run / "recipe.yaml", parts.recipe.to_yaml())  # it may not have been settled yet
+        note_settled(parts, run)  # a kill may have come before it
     state = restore(parts, point) if point else State()
     screen.say(f"going on from epoch {state.epoch + 1}, step {state.step} of {parts.loader.steps}")
     memory = try_one_step(parts) if parts.device.type == "cuda" else 0  # to know how many fit side by side

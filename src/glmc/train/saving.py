@@ -184,16 +184,32 @@ def restore(parts: Parts, point: checkpoint.Checkpoint) -> State:
             f"data.root={parts.recipe.data.root}: other images than those that the run began with; give the data it "
             f"belongs to, or put its {folder.SPLIT} back as it was"
         )
-    parts.method.load_state_dict(point.tensors("weights"))
-    if parts.average is not None:
-        parts.average.load_state_dict(point.tensors("average"))
+    state = State(**point.state["state"])
+    try:
+        parts.method.load_state_dict(point.tensors("weights"))
+        if parts.average is not None:
+            parts.average.load_state_dict(point.tensors("average"))
+        remember(parts, point.tensors("optimizer"))
+        if point.step != state.steps or state.epoch > parts.recipe.train.epochs or state.step >= parts.loader.steps:
+            raise ValueError(f"step {state.step} of epoch {state.epoch + 1}, {state.steps} in all")
+    except (RuntimeError, ValueError, LookupError) as error:
+        raise UserError(
+            f"{point.path} is not of this run's network, method and optimizer ({str(error).splitlines()[0]}); use "
+            "another checkpoint of the run"
+        ) from error
+    return state
+
+
+def remember(parts: Parts, found: Mapping[str, Tensor]) -> None:
+    """Give the optimizer what `momenta` has read from it; a `ValueError` if it is of another one."""
     parameters = optimized(parts)
-    for key, value in point.tensors("optimizer").items():
+    for key, value in found.items():
         index, name = key.split(".")
         parameter = parameters[int(index)]
-        like = parameter if value.shape == parameter.shape else value.to(parameter.device)
+        if value.ndim and value.shape != parameter.shape:
+            raise ValueError(f"{key} is of {list(value.shape)}")
+        like = parameter if value.ndim else value.to(parameter.device)
         parts.optimizer.state[parameter][name] = torch.empty_like(like, dtype=value.dtype).copy_(value)
-    return State(**point.state["state"])
 
 
 def optimized(parts: Parts) -> list[torch.nn.Parameter]:

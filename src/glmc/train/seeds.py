@@ -1,8 +1,9 @@
 """One recipe with several seeds or folds: runs side by side on a GPU, one after the other elsewhere, and their mean."""
 
+import contextlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from glmc.metrics import doubts, rows_of
 from glmc.recipe import Recipe, parse
 from glmc.runs import folder, result
 from glmc.runs.files import write_atomic
+from glmc.runs.shapes import Environment, read_json
 from glmc.runs.trained import find_checkpoint
 from glmc.screen import Screen
 from glmc.train import stages
@@ -67,16 +69,21 @@ def begin_all(
 ) -> Path:
     """Claim a folder for several runs and go through them."""
     stages.check(recipes[0])
-    base = folder.claim(out, recipes[0].name)
-    (base / "log.txt").unlink(missing_ok=True)
-    write_atomic(base / "seeds.json", json.dumps([each.to_yaml() for each in recipes]) + "\n")
-    try:
-        go_through(base, together=together, command=command, quiet=quiet, since=since)
-    finally:
-        if not any(run_of(base, each).exists() for each in recipes):  # the first run never started
-            (base / "seeds.json").unlink()
-            folder.release(base)
+    with folder.claimed(out, recipes[0].name) as base:
+        write_atomic(base / "seeds.json", json.dumps([each.to_yaml() for each in recipes]) + "\n")
+        try:
+            go_through(base, together=together, command=command, quiet=quiet, since=since)
+        finally:
+            if not any(run_of(base, each).exists() for each in recipes):  # the first run never started
+                (base / "seeds.json").unlink()
+                folder.release(base)
     return base
+
+
+def resume(base: Path, *, together: int | None, command: str, quiet: bool, since: float) -> None:
+    """Go on with several runs; arguments as for `go_through`."""
+    with folder.held(base):
+        go_through(base, together=together, command=command, quiet=quiet, since=since)
 
 
 def run_of(base: Path, recipe: Recipe) -> Path:
@@ -94,20 +101,26 @@ def go_through(base: Path, *, together: int | None = None, command: str, quiet: 
     if together is not None and together > 1 and world > 1:
         raise UserError(f"--together {together}: each run is trained by all {world} processes, one after the other")
     screen = Screen(quiet=quiet)
-    recipes = [parse(text) for text in json.loads((base / "seeds.json").read_text())]
+    remedy = "put it back as it was, or go on with each of the runs beside it"
+    recipes = [parse(text) for text in read_json(list[str], base, "seeds.json", remedy)]
     runs = [run_of(base, recipe) for recipe in recipes]
     todo = [pair for pair in zip(recipes, runs, strict=True) if not result.finished(pair[1])]
     anew = not any(run.exists() for run in runs)
     began, failures = time.perf_counter(), list[str]()
     while todo:
-        group = [take(*todo.pop(0), runs, quiet=quiet, command=command, since=since)]
-        number = together or runtime.runs_that_fit(group[0].parts.device, group[0].memory)
-        while todo and len(group) < number:
-            group.append(take(*todo.pop(0), runs, quiet=quiet, command=command, since=time.perf_counter()))
-        try:
-            carry_out(group, base, screen, more=bool(todo))
-        except NonFiniteLoss as error:  # of some; the others go on, and the summary is of those that came to their end
-            failures.append(str(error))
+        with contextlib.ExitStack() as stack:
+
+            def taken(since: float) -> Begun:
+                return stack.enter_context(take(*todo.pop(0), runs, quiet=quiet, command=command, since=since))
+
+            group = [taken(since)]
+            number = together or runtime.runs_that_fit(group[0].parts.device, group[0].memory)
+            while todo and len(group) < number:
+                group.append(taken(time.perf_counter()))
+            try:
+                carry_out(group, base, screen, more=bool(todo))
+            except NonFiniteLoss as error:  # of some; the others go on, and the summary is of those that came to an end
+                failures.append(str(error))
         since = time.perf_counter()
     for run in filter(Path.exists, runs):
         try:
@@ -175,12 +188,17 @@ def same_split(runs: Sequence[Path]) -> bool:
     return all(each == prints[0] for each in prints)
 
 
-def take(recipe: Recipe, run: Path, beside: Sequence[Path], *, quiet: bool, command: str, since: float) -> Begun:
-    """Begin the run of one seed, on the images of those beside it, or take it up where it was interrupted."""
+@contextlib.contextmanager
+def take(
+    recipe: Recipe, run: Path, beside: Sequence[Path], *, quiet: bool, command: str, since: float
+) -> Iterator[Begun]:
+    """Begin the run of one seed, on the images of those beside it, or take it up where it was interrupted; hold it."""
     if (run / "recipe.yaml").exists():
-        return take_up(run, (), Screen(run / "log.txt", quiet), command, since)
-    folder.claim(run, recipe.name)
-    return begin(recipe, run, Screen(run / "log.txt", quiet), command, since, beside)
+        with folder.held(run):
+            yield take_up(run, (), Screen(run / "log.txt", quiet), command, since, beside)
+    else:
+        with folder.claimed(run, recipe.name):
+            yield begin(recipe, run, Screen(run / "log.txt", quiet), command, since, beside)
 
 
 def summarise(runs: Sequence[Path], spread: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
@@ -192,6 +210,6 @@ def summarise(runs: Sequence[Path], spread: Mapping[str, Mapping[str, float]]) -
         **{key: results[0][key] for key in same},
         "last": spread,
         "runs": [{key: values[key] for key in each if key in values} for values in results],
-        "environment": json.loads((runs[0] / "environment.json").read_text()),
+        "environment": read_json(Environment, runs[0], "environment.json").model_dump(exclude_unset=True),
         "values": folder.recipe_of(runs[0]).model_dump(),
     }

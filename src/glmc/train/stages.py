@@ -26,6 +26,7 @@ from glmc.runs.files import write_atomic
 from glmc.runs.result import Result
 from glmc.runs.trained import build_method, find_checkpoint, load_trained, score, test_images
 from glmc.screen import Screen
+from glmc.train.conclusion import make_up_report
 from glmc.train.run import resume, train
 
 STAGES = files("glmc") / "stages"
@@ -97,7 +98,7 @@ def finetune(
     """
     if stage not in stages():
         raise UserError(f"--stage2 {stage}: choose one of {', '.join(stages())}")
-    point = find_checkpoint(run, Screen(quiet=quiet).say)
+    point = find_checkpoint(run, Screen(quiet=quiet).warn)
     first = parse_settled(point.state["recipe"])
     if stage in POSTHOC:
         return adjust(point, run, first, stage, overrides, out, command=command, quiet=quiet)
@@ -179,25 +180,32 @@ def go_on(run: Path, *, command: str, quiet: bool, since: float, more: bool = Fa
         command, quiet, since, more: as for `run.train`.
         again: the folder that goes on after an interruption; none for that of the run.
     """
+    make_up_report(run)
     todo, parent = following(folder.recipe_of(run)), run
-    for number, (stage, overrides) in enumerate(todo, start=2):
-        into, others = folder.stage(run, number), more or number <= len(todo)
-        if not result.finished(parent):
-            return
-        if result.finished(into):
-            pass
-        elif (into / "recipe.yaml").exists() and stage not in POSTHOC:
-            resume(into, command=command, quiet=quiet, since=since, more=others, again=again or run)
-        else:
-            shutil.rmtree(into, ignore_errors=True)  # what a kill left of it before it had a recipe, or a result
-            point = find_checkpoint(parent, Screen(quiet=quiet).say)
-            first = parse_settled(point.state["recipe"])
-            if stage in POSTHOC:
-                adjust(point, parent, first, stage, overrides, into, command=command, quiet=quiet)
+    if not todo:
+        return
+    if result.finished(end := folder.stage(run, 1 + len(todo))):
+        make_up_report(end)
+        return
+    with folder.held(run):
+        for number, (stage, overrides) in enumerate(todo, start=2):
+            into, others = folder.stage(run, number), more or number <= len(todo)
+            if not result.finished(parent):
+                return
+            if result.finished(into):
+                make_up_report(into)
+            elif (into / "recipe.yaml").exists() and stage not in POSTHOC:
+                resume(into, command=command, quiet=quiet, since=since, more=others, again=again or run)
             else:
-                staged = second_recipe(first, parent, stage, overrides, own=True)
-                train(staged, into, command=command, quiet=quiet, since=since, more=others, again=again or run)
-        parent, since = into, time.perf_counter()
+                shutil.rmtree(into, ignore_errors=True)  # what a kill left of it before it had a recipe, or a result
+                point = find_checkpoint(parent, Screen(quiet=quiet).warn)
+                first = parse_settled(point.state["recipe"])
+                if stage in POSTHOC:
+                    adjust(point, parent, first, stage, overrides, into, command=command, quiet=quiet)
+                else:
+                    staged = second_recipe(first, parent, stage, overrides, own=True)
+                    train(staged, into, command=command, quiet=quiet, since=since, more=others, again=again or run)
+            parent, since = into, time.perf_counter()
 
 
 def stage_file(stage: str) -> dict[str, Any]:
@@ -247,8 +255,23 @@ def adjust(
     settings, others = posthoc_settings(stage, overrides)
     name = json.dumps(f"{first.name}+{stage}")
     recipe = first.override(f"name={name}", *PLAIN, *others)
-    target = folder.claim(out, recipe.name)
-    screen = Screen(target / "log.txt", quiet)
+    with folder.claimed(out, recipe.name) as target:
+        _adjust_in(target, point, run, first, recipe, stage, settings, command, Screen(target / "log.txt", quiet))
+    return target
+
+
+def _adjust_in(
+    target: Path,
+    point: checkpoint.Checkpoint,
+    run: Path,
+    first: Settled,
+    recipe: Settled,
+    stage: str,
+    settings: dict[str, float],
+    command: str,
+    screen: Screen,
+) -> None:
+    """`adjust`, in the folder that is claimed."""
     try:
         before = load_trained(point, first.override(f"train.device={recipe.train.device}"))
         head = before.method.head()
@@ -291,7 +314,6 @@ def adjust(
     )
     result.write(target, found)
     folder.show(target, screen)
-    return target
 
 
 def posthoc_settings(stage: str, overrides: tuple[str, ...]) -> tuple[dict[str, float], list[str]]:

@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from glmc.data.cells import CsvWriter
 from glmc.errors import NonFiniteLoss, UserError
 from glmc.metrics import GROUPS, MAIN, METRICS
 from glmc.recipe import Recipe, essence
 from glmc.runs import folder, result
 from glmc.runs.files import write_atomic
+from glmc.runs.shapes import read_json
 from glmc.screen import Screen
 from glmc.train.run import resume, train
 
@@ -159,7 +161,7 @@ def claim(target: Path, laid: Sequence[Point]) -> Path:
     plan = json.dumps(
         {point.label: {**essence(point.recipe.model_dump()), "parent": point.recipe.parent} for point in laid}, indent=1
     )
-    if known.exists() and json.loads(known.read_text()) != json.loads(plan):
+    if known.exists() and read_json(dict[str, Any], target, known.name, "name another folder") != json.loads(plan):
         raise UserError(f"--out {target}: another sweep lies there; name another folder")
     if not known.exists() and any(target.iterdir()):
         raise UserError(f"--out {target}: the folder is not empty and holds no sweep; name another one")
@@ -190,9 +192,9 @@ def write_tables(target: Path, rows: Sequence[dict[str, Any]], ranked: str) -> N
     """sweep.csv with every metric, sweep.md with those that people look at first and by what they are `ranked`."""
     keys = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
-    writer = csv.DictWriter(text, keys, lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows(rows)
+    table = CsvWriter(text)
+    table.writerow(keys)
+    table.writerows([row.get(key, "") for key in keys] for row in rows)
     write_atomic(target / "sweep.csv", text.getvalue())
     shown = [key for key in MAIN if any(key in row for row in rows)]
     heads = ["rank", "point", "system", "network", "parameters", *(["validation"] if "validation" in keys else [])]
