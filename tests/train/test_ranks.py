@@ -1,5 +1,6 @@
 """Several processes against one: the same gradients, weights and confusion matrix, killed and resumed with others."""
 
+import contextlib
 import json
 import os
 import signal
@@ -155,7 +156,10 @@ def alone():
 
 @pytest.mark.parametrize("world", [2, 3, 4])
 def test_several_processes_train_as_one_does(alone, tmp_path, world):
-    multiprocessing.spawn(worker, (world, str(tmp_path)), world)
+    # A server imports PyTorch once, and forks all processes.
+    forked = multiprocessing.get_context("forkserver")
+    forked.set_forkserver_preload(["glmc.train.engine", "glmc.runs.tally", "torch._dynamo"])
+    multiprocessing.start_processes(worker, (world, str(tmp_path)), world, start_method="forkserver")
     first, last = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in (0, world - 1))
     torch.testing.assert_close(*(found.pop("BatchNorm by rank")["weights"] for found in (first, last)))
     for found in (first, last):
@@ -195,47 +199,51 @@ def torchrun(place, world, *words, restarts=0):
 
 
 def process_of(parent, rank):
-    """The process of a rank that torchrun has started."""
+    """The process of a rank that torchrun has started, if there is one now."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        child = stat.read_text().rpartition(")")[2].split()[1] == str(parent)
-        if child and f"RANK={rank}".encode() in (stat.parent / "environ").read_bytes().split(b"\0"):
-            return int(stat.parent.name)
-    raise AssertionError(f"no process of rank {rank}")
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            child = stat.read_text().rpartition(")")[2].split()[1] == str(parent)
+            if child and f"RANK={rank}".encode() in (stat.parent / "environ").read_bytes().split(b"\0"):
+                return int(stat.parent.name)
+    return None
 
 
-def signalled(process, run, number):
-    """The output of torchrun, after rank 1 was sent a signal in the second epoch."""
+def signalled(process, run, number, after=4, but=None):
+    """Send rank 1, in another process than `but`, a signal after a checkpoint of step `after`; returns the process."""
     until = time.monotonic() + 120
-    while max((int(path.name[5:]) for path in run.glob("checkpoints/step-*")), default=0) < 9:
+    while (rank := process_of(process.pid, 1)) in (None, but) or latest(run) < after:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < until
         time.sleep(0.01)
-    os.kill(process_of(process.pid, 1), number)
-    return process.communicate(timeout=200)[0]
+    os.kill(rank, number)
+    return rank
 
 
-def test_runs_are_stopped_killed_and_resumed_by_other_numbers_of_processes(tmp_path):
-    """Two processes, a signal to the second of them, then three; and two of which one is killed and started again."""
+def latest(run):
+    """The step of the last checkpoint, 0 if there is none."""
+    return max((int(path.name[5:]) for path in run.glob("checkpoints/step-*")), default=0)
+
+
+def test_a_run_is_killed_stopped_and_resumed_by_another_number_of_processes(tmp_path):
+    """Two processes, of which the second is killed, started again and then sent a signal; three go on to the end."""
     (tmp_path / "tiny.yaml").write_text(TINY)
-    stopped, killed, whole = (tmp_path / name for name in ("stopped", "killed", "whole"))
-    said = signalled(torchrun(tmp_path, 2, "train", "tiny.yaml", "--out", stopped), stopped, signal.SIGTERM)
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    process = torchrun(tmp_path, 2, "train", "tiny.yaml", "--out", run, restarts=1)
+    first = signalled(process, run, signal.SIGKILL)
+    signalled(process, run, signal.SIGTERM, after=latest(run) + 4, but=first)
+    said = process.communicate(timeout=200)[0]
+    assert "rank 1 of 2 ended" in said
     assert "stopped by SIGTERM, state saved" in said
-    assert not (stopped / "result.json").exists()
-    process = torchrun(tmp_path, 3, "train", "--resume", stopped)
+    assert "going on from epoch" in (run / "log.txt").read_text()
+    assert not (run / "result.json").exists()
+    process = torchrun(tmp_path, 3, "train", "--resume", run)
     said = process.communicate(timeout=200)[0]
     assert process.returncode == 0, said
-    process = torchrun(tmp_path, 2, "train", "tiny.yaml", "--out", killed, restarts=1)
-    said = signalled(process, killed, signal.SIGKILL)
-    assert process.returncode == 0, said
-    assert "rank 1 of 2 ended" in said
-    assert "going on from epoch" in (killed / "log.txt").read_text()
     alone = [sys.executable, "-m", "glmc", "train", "tiny.yaml", "--out", whole]
     subprocess.run(alone, cwd=tmp_path, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True)
-    wanted = json.loads((whole / "result.json").read_text())
-    for run in (stopped, killed):
-        found = json.loads((run / "result.json").read_text())
-        assert found["steps"] == wanted["steps"]
-        assert found["last"]["nll"] == pytest.approx(wanted["last"]["nll"], rel=2e-2)  # float32, and a wild beginning
+    found, wanted = (json.loads((each / "result.json").read_text()) for each in (run, whole))
+    assert found["steps"] == wanted["steps"]
+    assert found["last"]["nll"] == pytest.approx(wanted["last"]["nll"], rel=2e-2)  # float32, and a wild beginning
 
 
 @pytest.fixture
