@@ -10,7 +10,7 @@ from typing import Literal
 
 import pytest
 
-from glmc import recipe, trust
+from glmc import __main__, recipe, trust
 from glmc.errors import UserError
 from glmc.recipe import choice
 
@@ -67,6 +67,28 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         )
     if file := config.getoption("--json"):
         file.write_text(json.dumps(table, indent=1) + "\n")
+
+
+@pytest.fixture
+def in_a_process_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """The command, as if nobody had trusted anything yet: words -> (exit code, standard output, standard error)."""
+
+    def called(*words: object) -> tuple[int, str, str]:
+        with monkeypatch.context() as patch:
+            for name in ("_typed", "_folders", "_everything", "_files"):
+                patch.setattr(trust, name, type(getattr(trust, name))())
+            patch.setattr(sys, "path", list(sys.path))
+            patch.setattr(sys, "argv", ["glmc", *map(str, words)])
+            patch.delitem(sys.modules, "mine", raising=False)
+            choice.class_of.cache_clear()
+            choice.settings.cache_clear()
+            with pytest.raises(SystemExit) as ended:
+                __main__.main()
+        return ended.value.code or 0, *capsys.readouterr()
+
+    return called
 
 
 RIGHT = """\

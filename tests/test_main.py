@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from glmc import __main__, report, trust
-from glmc.recipe import choice
+from glmc import __main__, report
 
 OWN = """\
 from pathlib import Path
@@ -39,25 +38,11 @@ def test_no_file_beside_the_data_is_executed(tmp_path):
 
 
 @pytest.fixture
-def glmc(tmp_path, monkeypatch, capsys):
-    """The command as if in a process of its own: words -> (exit code, standard output, standard error)."""
+def glmc(tmp_path, monkeypatch, in_a_process_of_its_own):
+    """The command in an empty folder: words -> (exit code, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(report, "write", lambda run: None)
-
-    def run(*words):
-        with monkeypatch.context() as patch:
-            for name in ("_typed", "_folders", "_everything", "_files"):
-                patch.setattr(trust, name, type(getattr(trust, name))())
-            patch.setattr(sys, "path", list(sys.path))
-            patch.setattr(sys, "argv", ["glmc", *words])
-            patch.delitem(sys.modules, "mine", raising=False)
-            choice.class_of.cache_clear()
-            choice.settings.cache_clear()
-            with pytest.raises(SystemExit) as ended:
-                __main__.main()
-        return ended.value.code or 0, *capsys.readouterr()
-
-    return run
+    return in_a_process_of_its_own
 
 
 def test_a_recipe_s_own_code_is_executed_only_on_request(tmp_path: Path, glmc, monkeypatch):

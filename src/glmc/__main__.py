@@ -117,7 +117,10 @@ def of_the_machine(error: Exception) -> str | None:
     if isinstance(error, UnicodeError):
         return f"a name or a text is not in UTF-8 ({error}); rename the file or folder, or save the text in UTF-8"
     if isinstance(error, OSError) and error.errno is not None:
-        return f"{error.filename or 'the system'} cannot be used ({error.strerror}); mend that, and try again"
+        return (
+            f"{error.filename or 'the system'} cannot be used ({error.strerror}); mend that, and go on with glmc train "
+            "--resume if a run had begun"
+        )
     return None
 
 

@@ -114,7 +114,7 @@ def fitting(words: Sequence[str], width: int) -> str:
 
 def complain(text: str) -> None:
     """A sentence on standard error."""
-    print(f"glmc: {text}", file=sys.stderr)
+    print(f"glmc: {printable(text)}", file=sys.stderr)
 
 
 def writable(name: str) -> bool:

@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glmc import __main__, errors, recipe, report, trust
+from glmc import errors, recipe, report
 from glmc.data import cells
 from glmc.data.cells import guarded, plain
 from glmc.errors import UserError
-from glmc.recipe import choice
 from glmc.report.evidence import read_predictions
 from glmc.report.finished import confusion_of
 from glmc.train import run
@@ -42,26 +41,6 @@ class Tags(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.seen.append((tag, dict(attrs)))
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """The command in this process: words -> (exit code, standard output, standard error)."""
-
-    def called(*words):
-        with monkeypatch.context() as patch:
-            for name in ("_typed", "_folders", "_everything", "_files"):
-                patch.setattr(trust, name, type(getattr(trust, name))())
-            patch.setattr(sys, "path", list(sys.path))
-            patch.setattr(sys, "argv", ["glmc", *map(str, words)])
-            patch.delitem(sys.modules, "mine", raising=False)
-            choice.class_of.cache_clear()
-            choice.settings.cache_clear()
-            with pytest.raises(SystemExit) as ended:
-                __main__.main()
-        return ended.value.code or 0, *capsys.readouterr()
-
-    return called
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +68,7 @@ def is_number(text):
     return re.fullmatch(r"[+-]?[0-9.]+(e[+-]?[0-9]+)?", text) is not None
 
 
-def test_a_run_of_such_names_is_inert(trained, command, tmp_path, noted):
+def test_a_run_of_such_names_is_inert(trained, in_a_process_of_its_own, tmp_path, noted):
     """No table has a formula, no page an element of a name, no line commands the terminal; and all names come back."""
     images, folder = trained
     list_of = tmp_path / "cut.csv"
@@ -105,7 +84,7 @@ def test_a_run_of_such_names_is_inert(trained, command, tmp_path, noted):
         ["predict", folder, images / "train" / CLASSES[0] / "\x1b[2Jgone.png"],
     ]
     for each in words:
-        code, said, refused = command(*each)
+        code, said, refused = in_a_process_of_its_own(*each)
         assert code in (0, 2), refused
         assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", said + refused), each
         noted("commands to a terminal in names", "survived")
@@ -126,7 +105,7 @@ def test_a_run_of_such_names_is_inert(trained, command, tmp_path, noted):
     found = read_predictions(folder, confusion_of(folder)[0])
     assert found is not None
     assert {Path(name).name for name in found.images} == set(FILES)
-    assert command("stats", list_of, f"data.root={images}", "--json")[0] == 0
+    assert in_a_process_of_its_own("stats", list_of, f"data.root={images}", "--json")[0] == 0
 
 
 @pytest.mark.parametrize("number", [200, pytest.param(20_000, marks=pytest.mark.faults)])
@@ -173,14 +152,19 @@ class Loss(CrossEntropy):
 
 
 @pytest.mark.faults  # tests/test_main.py tries the same in short
-def test_a_run_that_names_code_is_not_believed(tmp_path, command, monkeypatch, noted):
+def test_a_run_that_names_code_is_not_believed(tmp_path, in_a_process_of_its_own, monkeypatch, noted):
     """Neither beside the run, nor in the working directory, nor where Python could find it, unless the user says so."""
     monkeypatch.chdir(tmp_path)
     marker, own = tmp_path / "executed", tmp_path / "own"
     own.mkdir()
     (own / "mine.py").write_text(MODULE.format(marker=str(marker)))
     loss = 'loss={name: "mine:Loss"}'
-    assert command("--code", own, "train", "digits_lt/ce", loss, "train.max_steps=1", "--out", "run", "-q")[0] == 0
+    assert (
+        in_a_process_of_its_own(
+            "--code", own, "train", "digits_lt/ce", loss, "train.max_steps=1", "--out", "run", "-q"
+        )[0]
+        == 0
+    )
     marker.unlink()
     for place in (tmp_path, tmp_path / "run"):
         shutil.copy(own / "mine.py", place)
@@ -190,9 +174,9 @@ def test_a_run_that_names_code_is_not_believed(tmp_path, command, monkeypatch, n
         *(["calibrate", "run"], ["finetune", "run", "--stage2", "crt"], ["train", "run/recipe.yaml"]),
         *(["show", "run/recipe.yaml"], ["train", "--resume", "run"], ["stats", "run"], ["data", "verify", "run"]),
     ):
-        code, _, said = command(*words)
+        code, _, said = in_a_process_of_its_own(*words)
         assert code in (0, 2), said  # 0: of commands that read files only, or have nothing left to do
         assert not marker.exists(), words
         noted("a run that names code", "survived")
-    assert command("show", "run/recipe.yaml", "--trust")[0] == 0
+    assert in_a_process_of_its_own("show", "run/recipe.yaml", "--trust")[0] == 0
     assert marker.exists()

@@ -1,6 +1,7 @@
 """result.json, written, read again, and refused where it is not one."""
 
 import json
+import os
 
 import pytest
 
@@ -53,4 +54,10 @@ def test_a_file_of_another_kind_is_named_with_the_remedy(tmp_path, change, words
 def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "result.json").write_text('{"schema": 1, "rec')
     with pytest.raises(UserError, match=r"result\.json is damaged .Unterminated"):
+        result.read(tmp_path)
+
+
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "result.json")
+    with pytest.raises(UserError, match=r"result\.json cannot be read .not a file"):
         result.read(tmp_path)

@@ -7,11 +7,14 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
+from glmc import trust
 from glmc.errors import UserError
 
+MOST_BYTES = 2**32  # of a file of a run, its checkpoints apart
 _PROCESS = secrets.token_hex(4)  # tells our temporary files from those of another process that has the same number
 
 
@@ -74,12 +77,13 @@ def write_through(path: Path, content: bytes | memoryview) -> dict[str, Any]:
 def text_of(run: Path, name: str) -> str:
     """The text of one file of the run folder; UserError where it is absent."""
     try:
-        return (run / name).read_text(encoding="utf-8")
+        with TextIOWrapper(trust.open_file(run / name, MOST_BYTES), encoding="utf-8") as stream:
+            return stream.read()
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{run} is not the folder of a finished run: it has no {name}; finish it with `glmc train --resume {run}`."
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{run / name} cannot be read ({error}); train again into an empty folder.") from None
 
 

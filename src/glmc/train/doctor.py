@@ -159,7 +159,7 @@ def handles() -> Finding:
 def compiler() -> Finding:
     """What train.step=compile needs, and long runs on a CPU take by themselves."""
     there = runtime.has_compiler()
-    remedy = "" if there else "install g++: long runs on a CPU are then compiled, an eighth faster"
+    remedy = "" if there else "install g++: long runs on a CPU are then compiled, which is faster"
     return Finding("C++ compiler", "there" if there else "none", remedy)
 
 
