@@ -14,6 +14,7 @@ from glmc import errors, trust
 INTERRUPTED = 128 + signal.SIGINT
 # as PyTorch says it, of the processor's memory, of a GPU's, and of threads that cannot be started
 NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory|can't start new thread", re.IGNORECASE)
+NO_HOME = "Could not determine home directory."  # as pathlib says it
 
 
 def main() -> None:
@@ -114,6 +115,10 @@ def of_the_machine(error: Exception) -> str | None:
     """What to tell about memory that is not there, names that cannot be written, and other errors of the system."""
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(str(error))):
         return "there is too little memory for this; take a smaller data.batch_size, data.size or model, or free some"
+    if isinstance(error, RuntimeError) and "Too many open files" in str(error):  # as PyTorch says it
+        return "too many files are open; raise that limit (ulimit -n), or lower data.workers"
+    if isinstance(error, RuntimeError) and str(error) == NO_HOME:
+        return "a path begins with ~, and that home folder is unknown; write the path in full"
     if isinstance(error, UnicodeError):
         return f"a name or a text is not in UTF-8 ({error}); rename the file or folder, or save the text in UTF-8"
     if isinstance(error, OSError) and error.errno is not None:

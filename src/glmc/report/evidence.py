@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from glmc.data.cells import CsvWriter, plain
 from glmc.errors import UserError
-from glmc.runs.files import write_atomic
+from glmc.runs.files import remove_temporary, write_atomic
 from glmc.runs.shapes import Examples, read_json
 
 Picture = Callable[[int], NDArray[np.uint8]]
@@ -75,6 +75,7 @@ def write(
     write_predictions(run, classes, true, predicted, confidence, images)
     folder = run / "examples"
     folder.mkdir(exist_ok=True)
+    remove_temporary(folder)
     counts = np.bincount(train_labels, minlength=len(classes))
     chosen: dict[str, Any] = {"pairs": [], "tail": []}
     pairs, tail = choose(true, predicted, confidence, counts)
