@@ -149,17 +149,17 @@ class Method(nn.Module):
         raise ValueError(f"{type(self).__name__} cannot start from a classifier: set starts_from=backbone")
 
     def freeze_backbone(self, statistics: Literal["frozen", "drifting"]) -> None:
-        """Train the heads alone.
+        """Train the heads alone, and the adapters of the backbone, if it has some.
 
         Args:
             statistics: "frozen" keeps the backbone's running averages, too; "drifting" lets them follow the batches.
         """
-        self.backbone.requires_grad_(False)
+        self.backbone.freeze()
         self.drifting = statistics == "drifting"
 
     def train(self, mode: bool = True) -> "Method":
         """Training mode for what is trained; a frozen backbone stays as it is at test time, unless it is to drift."""
         super().train(mode)
-        if not self.drifting and not any(parameter.requires_grad for parameter in self.backbone.parameters()):
+        if self.backbone.frozen and not self.drifting:  # adapters are the same in both modes
             self.backbone.eval()
         return self

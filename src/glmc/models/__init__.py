@@ -1,6 +1,7 @@
 """Backbones by name: the small-image networks here, everything else from timm."""
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from glmc import ranks
 from glmc.errors import UserError
+from glmc.models.adapters import adapt, blocks, usual_width
 from glmc.models.batch_norm import split_by_view
 from glmc.models.casting import carried_out, weights_of
 from glmc.models.cifar_resnet import CifarResNet
@@ -31,6 +33,7 @@ class Backbone(nn.Module):
         batch_norm: what happens to BatchNorm when several views come at once; see `models.batch_norm`.
         experts: how often the network holds its later stages; see `models.experts`.
         batch_norm_over: of several processes, whose images BatchNorm's statistics are of.
+        adapted: the parameters that learn when it is frozen; see `models.adapters`.
     """
 
     def __init__(
@@ -40,9 +43,10 @@ class Backbone(nn.Module):
         batch_norm: Literal["split", "two_pass", "joint"],
         experts: int = 1,
         batch_norm_over: Literal["batch", "rank"] = "batch",
+        adapted: Sequence[nn.Parameter] = (),
     ) -> None:
         super().__init__()
-        self.experts = experts
+        self.experts, self.adapted, self.frozen = experts, tuple(adapted), False
         self.net, self.out_dim, self.batch_norm = net, out_dim, batch_norm
         # Tuples: `net` already owns the modules.
         self.norms = tuple(split_by_view(net))
@@ -81,6 +85,13 @@ class Backbone(nn.Module):
             copies.apart = apart
         return self.encode(images, 1 if apart else groups)
 
+    def freeze(self) -> None:
+        """Let nothing learn but its adapters, if it has some."""
+        self.frozen = True
+        self.requires_grad_(False)
+        for parameter in self.adapted:
+            parameter.requires_grad_(True)
+
     @property
     def running(self) -> list[Tensor]:
         """Running averages of BatchNorm that differ from rank to rank after a step."""
@@ -105,6 +116,8 @@ def build_backbone(
     experts_from: str | None = None,
     zero_residual: bool | None = None,
     batch_norm_over: Literal["batch", "rank"] = "batch",
+    adapter: Mapping[str, Any] | None = None,
+    classes: int = 0,
 ) -> Backbone:
     """A backbone without classifier.
 
@@ -115,9 +128,12 @@ def build_backbone(
         batch_norm, batch_norm_over: see `Backbone`.
         experts, experts_from: how often the network is held from that stage on; see `models.experts`.
         zero_residual: whether residual branches begin as zero: the scale of their last BatchNorm; None: as timm has it.
+        adapter: what learns in it when it is frozen: {name, width} of a recipe's `model.adapter`.
+        classes: their number, which the usual width of adapters follows.
 
     Raises:
-        UserError: unknown name or stage, weights that cannot be had or do not fit, branches that cannot be set.
+        UserError: unknown name or stage, weights that cannot be had or do not fit, branches that cannot be set, no
+            place for an adapter.
     """
     if name in SMALL_IMAGE and pretrained is True:
         raise UserError(f"model.pretrained: there are no published weights for {name}; give a file or a timm model")
@@ -136,7 +152,11 @@ def build_backbone(
     net, out_dim = network()
     if experts_from is not None:
         multiply([net, *(network()[0] for _ in range(experts - 1))], experts_from)
-    return Backbone(net, out_dim, batch_norm, experts, batch_norm_over)
+    adapted: list[nn.Parameter] = []
+    if adapter is not None:
+        width = adapter["width"] or usual_width(classes, max(1, len(blocks(net))))
+        adapted = adapt(net, name, adapter["name"], width)
+    return Backbone(net, out_dim, batch_norm, experts, batch_norm_over, adapted)
 
 
 def pretrained_input(name: str) -> dict[str, Any]:

@@ -377,6 +377,29 @@ def in_pixels(views: Mapping[str, list[Any]], size: int) -> dict[str, list[Any]]
 Views = Annotated[dict[str, list[Annotated[Any, AfterValidator(_operation)]]], AfterValidator(_complete)]
 
 
+class Adapter(Section):
+    """Few weights trained in a frozen transformer. Shi et al., ICML 2024 (LIFT)."""
+
+    name: Literal["adaptformer", "lora", "bitfit"] = Field(
+        "adaptformer",
+        description="a bottleneck beside the MLP of each block; low-rank changes of its queries and values; or its "
+        "biases alone",
+    )
+    width: int | None = Field(
+        None,
+        ge=1,
+        le=4096,
+        description="of a bottleneck, or the rank; null: a power of two that gives all of them about as many weights "
+        "as a classifier, at least 4",
+    )
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.name == "bitfit" and self.width is not None:
+            raise rule("width", "has no effect with bitfit: set it to null")
+        return self
+
+
 class Model(Section):
     """The network between images and features."""
 
@@ -385,6 +408,9 @@ class Model(Section):
         False, description="true: timm's weights for this name; or a file of weights; false: random initial weights"
     )
     freeze: bool = Field(False, description="whether the backbone keeps its weights and only the heads learn")
+    adapter: Adapter | None = Field(
+        None, description="few weights that learn in a backbone that is frozen else, {name, width}; null: none"
+    )
     statistics: Literal["frozen", "drifting"] = Field(
         "frozen", description="BatchNorm's running averages of a frozen backbone: kept, or following the batches"
     )
@@ -425,6 +451,8 @@ class Model(Section):
     def _agree(self) -> Self:
         if (self.experts > 1) != (self.experts_from is not None):
             raise rule("experts_from", "names a stage if and only if model.experts is above 1")
+        if self.freeze and self.adapter is not None:
+            raise rule("freeze", "is true, and model.adapter learns in a backbone: set one of them to false or null")
         if self.statistics == "drifting" and not self.freeze:
             raise rule("statistics", "is drifting, which is for a frozen backbone: set model.freeze to true")
         return self

@@ -2,7 +2,8 @@
 
 A checkpoint is a folder, `step-00001700/`, that holds
 
-    <name>.safetensors   one per group of tensors, e.g. model, optimizer
+    <name>.safetensors   one per group of tensors, e.g. weights, optimizer; a frozen backbone is `frozen`, one file on
+                         the disk under a name in each checkpoint
     state.json           everything else; floats come back exactly
     manifest.json        bytes and sha256 of each of them, and of itself
 
@@ -24,16 +25,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glmc.errors import UserError
-from glmc.runs.files import remove_temporary, sync, temporary_name, write_through
+from glmc.runs.files import link, remove_temporary, sync, temporary_name, write_through
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 3  # 1 held recipes without loss and mixture, 2 neither the run's own mark nor its records
 MANIFEST, STATE = "manifest.json", "state.json"
+FROZEN = "frozen"  # the group of the weights that never change
 _MANIFEST_LIMIT = 2**20  # bytes; ours have less than 1000, and this one is read before any checksum
 _STEP = re.compile(r"step-(\d{8,})(\.old)?")
 
+Content = bytes | memoryview | Path
 Marks = set[tuple[str, int, int, int]]
 _WRITTEN: dict[Path, Marks] = {}  # the checkpoints that this process has written, as it left them
 
@@ -87,6 +90,10 @@ class Checkpoint:
         except (_Damage, SafetensorError, KeyError, TypeError) as error:  # the last two: dtypes, sizes unknown to torch
             raise UserError(f"{self.path / file} cannot be used: {error}; use another checkpoint of the run") from error
 
+    def weights(self, name: str = "weights") -> dict[str, Tensor]:
+        """A group of tensors, complete with those that never change, which lie apart; errors of `tensors`."""
+        return self.tensors(name) | (self.tensors(FROZEN) if FROZEN in self.names else {})
+
 
 def save(
     folder: Path,
@@ -98,16 +105,10 @@ def save(
     """`write` for tensors: group name (a file name without its ending) -> tensor name -> tensor, of any strides."""
     from glmc.runs.packed import Packed
 
-    packed = {name: Packed(group) for name, group in tensors.items()}
-    for name, group in tensors.items():
-        for finite in packed[name].fill(group):
-            finite.item()  # waits for the copy
-    return write(folder, step, {name: file.content for name, file in packed.items()}, state, keep)
+    return write(folder, step, {name: Packed.of(group).content for name, group in tensors.items()}, state, keep)
 
 
-def write(
-    folder: Path, step: int, groups: Mapping[str, bytes | memoryview], state: Mapping[str, Any], keep: int = 2
-) -> Path:
+def write(folder: Path, step: int, groups: Mapping[str, Content], state: Mapping[str, Any], keep: int = 2) -> Path:
     """Write `folder/step-<step>`, then remove all but the newest `keep` whole checkpoints.
 
     Not for two threads or two runs on the same folder at once.
@@ -115,7 +116,8 @@ def write(
     Args:
         folder: made when absent.
         step: training steps done, >= 0; a checkpoint of the same step is replaced.
-        groups: name of a group of tensors (a file name without its ending) -> what its .safetensors file holds.
+        groups: name of a group of tensors (a file name without its ending) -> what its .safetensors file holds, or
+            the file of an earlier checkpoint that holds it; the two then share their bytes on the disk.
         state: what JSON can hold: dicts with str keys, lists, str, int, float (also NaN and infinity), bool, None.
         keep: >= 1; the new one counts.
 
@@ -205,11 +207,11 @@ def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _write_files(folder: Path, step: int, groups: Mapping[str, bytes | memoryview], state: Mapping[str, Any]) -> None:
-    files = {
-        f"{name}.safetensors": write_through(folder / f"{name}.safetensors", content)
-        for name, content in groups.items()
-    }
+def _write_files(folder: Path, step: int, groups: Mapping[str, Content], state: Mapping[str, Any]) -> None:
+    files = {}
+    for name, content in groups.items():
+        file = folder / f"{name}.safetensors"
+        files[file.name] = link(content, file) if isinstance(content, Path) else write_through(file, content)
     files[STATE] = write_through(folder / STATE, json.dumps(state, indent=1).encode())
     write_through(folder / MANIFEST, _seal({"format": FORMAT, "step": step, "files": files}))
     sync(folder)

@@ -74,6 +74,16 @@ def write_through(path: Path, content: bytes | memoryview) -> dict[str, Any]:
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
+def link(source: Path, path: Path) -> dict[str, Any]:
+    """Give a file that is never changed a second name, or copy it where there are none; its entry in the manifest."""
+    try:
+        os.link(source, path)
+    except OSError:
+        return write_through(path, source.read_bytes())
+    content = path.read_bytes()
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
 def text_of(run: Path, name: str) -> str:
     """The text of one file of the run folder; UserError where it is absent."""
     try:

@@ -51,6 +51,14 @@ class Packed:
         self._file[: len(head)] = torch.frombuffer(bytearray(head), dtype=torch.uint8)
         self._data = self._file[len(head) :]
 
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> "Packed":
+        """Filled with these tensors; waits for their device."""
+        packed = cls(tensors)
+        for finite in packed.fill(tensors):
+            finite.item()
+        return packed
+
     @property
     def content(self) -> memoryview:
         """The bytes of the file."""

@@ -44,12 +44,14 @@ def build_method(recipe: Settled, counts: Tensor, device: torch.device, *, initi
             experts_from=recipe.model.experts_from,
             zero_residual=recipe.model.zero_residual,
             batch_norm_over=recipe.model.batch_norm_over,
+            adapter=None if recipe.model.adapter is None else recipe.model.adapter.model_dump(),
+            classes=len(counts),
         )
         loss = choice.build("loss", recipe.loss.model_dump(), counts)
         mixture = choice.build("mixture", recipe.mixture.model_dump(), counts)
         method: Method = choice.build("method", recipe.method.model_dump(), counts, (backbone, counts, loss, mixture))
         start_heads(method, recipe.model.heads)
-    if recipe.model.freeze:
+    if recipe.model.freeze or recipe.model.adapter is not None:
         method.freeze_backbone(recipe.model.statistics)
     return method.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -96,7 +98,7 @@ def load_trained(point: checkpoint.Checkpoint, recipe: Settled) -> Trained:
     counts = np.array(point.state["counts"], dtype=np.int64)
     method = build_method(recipe, torch.from_numpy(counts), device, initial=False)
     # The moving average, if there is one, is what the run was tested with.
-    tensors = point.tensors("average" if "average" in point.names else "weights")
+    tensors = point.weights("average" if "average" in point.names else "weights")
     try:
         method.load_state_dict(tensors)
     except RuntimeError as error:

@@ -287,11 +287,11 @@ def training(
                 state.sums = {}
             leave, done = bool(arrived), epoch_over and stalled(recipe, records)
             if due or leave or done:
+                note_contents(parts, run)
                 saver.save(state)
             lap = time.monotonic()
             if leave:
                 saver.wait()
-                note_contents(parts, run)
                 dismiss(parts)
                 return
             if done:
@@ -302,16 +302,15 @@ def training(
                 break
         yield state.steps
     saver.wait()
-    note_contents(parts, run)
     loader.close()
     conclude(parts, run, state, records)
     dismiss(parts)
 
 
 def note_contents(parts: Parts, run: Path) -> None:
-    """Write what the workers have learnt of the training images' contents into split.csv."""
+    """Write what the workers have learnt of the training images' contents into split.csv, until all are known."""
     inventory, loader = parts.data.inventory, parts.loader
-    if inventory is not None and isinstance(loader, StreamingLoader):
+    if inventory is not None and isinstance(loader, StreamingLoader) and not inventory["train"].digests.all():
         inventory["train"].digests[:] = contents(parts).numpy()
         write_atomic(run / folder.SPLIT, to_csv(inventory))
 
@@ -379,8 +378,10 @@ def announce(parts: Parts, run: Path, screen: Screen) -> None:
     """Say what is about to be trained, on what."""
     recipe, data, counts = parts.recipe, parts.data, parts.counts
     parameters = sum(p.numel() for p in parts.method.parameters())
+    trained = sum(p.numel() for p in parts.method.parameters() if p.requires_grad)
+    learning = "" if trained == parameters else f", {trained:,} of them learn"
     screen.say(
-        f"{recipe.title} ({parameters / 1e6:.2f} M parameters with heads), from the recipe {recipe.name}, "
+        f"{recipe.title} ({parameters / 1e6:.2f} M parameters with heads{learning}), from the recipe {recipe.name}, "
         f"{recipe.train.precision} on {parts.device}, in {run}"
     )
     screen.say(

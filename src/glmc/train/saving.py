@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from glmc.errors import NonFiniteLoss, UserError
+from glmc.methods.base import Method
 from glmc.runs import checkpoint, files, folder
 from glmc.runs.packed import Packed
 from glmc.runs.trained import refuse_other_classes
@@ -28,7 +29,7 @@ class Written(NamedTuple):
 
     folder: Path
     step: int
-    groups: dict[str, memoryview]
+    groups: dict[str, checkpoint.Content]
     about: dict[str, Any]
     keep: int
 
@@ -58,6 +59,8 @@ class Saver:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._writing: Future[None] | None = None
         self._memory: dict[str, Packed] = {}
+        self._still = still(parts)
+        self._frozen: Path | None = None  # the file that holds these, once it is written
         self._selected: Written | None = None  # to be written with the next checkpoint
 
     def __enter__(self) -> "Saver":
@@ -89,11 +92,11 @@ class Saver:
         self.wait()
         self.began, self.cost = time.monotonic(), math.inf
         groups: dict[str, Mapping[str, Tensor]] = {
-            "weights": self.parts.method.state_dict(),
+            "weights": self._changing(self.parts.method),
             "optimizer": momenta(self.parts),
         }
         if self.parts.average is not None:
-            groups["average"] = self.parts.average.state_dict()
+            groups["average"] = self._changing(self.parts.average)
         point = self._taken("checkpoints", state, groups, keep=2)
         todo = [point] if self._selected is None else [self._selected, point]  # in this order: a kill comes between
         self._selected = None
@@ -111,7 +114,7 @@ class Saver:
             and scored[-1] > max(scored[:-1], default=-1)
         ):
             self.wait()
-            self._selected = self._taken("selected", state, {"weights": self.parts.tested.state_dict()}, keep=1)
+            self._selected = self._taken("selected", state, {"weights": self._changing(self.parts.tested)}, keep=1)
 
     def wait(self) -> None:
         """Until what has been saved is written.
@@ -123,9 +126,13 @@ class Saver:
             writing, self._writing = self._writing, None
             writing.result()
 
+    def _changing(self, method: Method) -> dict[str, Tensor]:
+        return {name: tensor for name, tensor in method.state_dict().items() if name not in self._still}
+
     def _taken(self, folder: str, state: State, groups: Groups, keep: int) -> Written:
         """A copy of everything, in memory that the last one has left."""
-        contents, finite = {}, []
+        contents: dict[str, checkpoint.Content] = {}
+        finite = []
         for name, tensors in groups.items():
             memory = self._memory.get(f"{folder}/{name}")
             if memory is None or not memory.fits(tensors):
@@ -134,6 +141,8 @@ class Saver:
             contents[name] = memory.content
         if not torch.stack(finite).all():  # waits for the copies
             self._refuse_non_finite(groups)
+        if self._still:
+            contents[checkpoint.FROZEN] = self._frozen or Packed.of(self._still).content
         return Written(self.run / folder, state.steps, contents, {**self._about, "state": asdict(state)}, keep)
 
     def _refuse_non_finite(self, groups: Groups) -> None:
@@ -148,8 +157,17 @@ class Saver:
     def _write(self, todo: Sequence[Written]) -> None:
         files.settle(self.run / "metrics.jsonl")  # a checkpoint relies on the records of the epochs before it
         for each in todo:
-            checkpoint.write(each.folder, each.step, each.groups, each.about, each.keep)
+            written = checkpoint.write(each.folder, each.step, each.groups, each.about, each.keep)
+            if self._still and written.parent.name == "checkpoints":  # where the newest one stays
+                self._frozen = written / f"{checkpoint.FROZEN}.safetensors"
         self.cost = time.monotonic() - self.began
+
+
+def still(parts: Parts) -> dict[str, Tensor]:
+    """The weights that never change: those of a frozen backbone beside its adapters, by their names in the method."""
+    backbone = parts.method.backbone
+    named = backbone.named_parameters() if backbone.frozen else ()
+    return {f"backbone.{name}": weight for name, weight in named if not weight.requires_grad}
 
 
 def momenta(parts: Parts) -> dict[str, Tensor]:
@@ -186,9 +204,9 @@ def restore(parts: Parts, point: checkpoint.Checkpoint) -> State:
         )
     state = State(**point.state["state"])
     try:
-        parts.method.load_state_dict(point.tensors("weights"))
+        parts.method.load_state_dict(point.weights())
         if parts.average is not None:
-            parts.average.load_state_dict(point.tensors("average"))
+            parts.average.load_state_dict(point.weights("average"))
         remember(parts, point.tensors("optimizer"))
         if point.step != state.steps or state.epoch > parts.recipe.train.epochs or state.step >= parts.loader.steps:
             raise ValueError(f"step {state.step} of epoch {state.epoch + 1}, {state.steps} in all")
