@@ -92,7 +92,7 @@ def test_a_stored_name_outlives_the_file_name(tmp_path: Path):
 
 def test_a_whole_section_is_replaced_by_one_override():
     r = recipe.load("digits_lt/glmc", ["method={name: supervised}"])
-    assert (r.method.name, r.method.params) == ("supervised", {"sampling": 0.0})
+    assert (r.method.name, r.method.params["sampling"]) == ("supervised", 0.0)
 
 
 def test_override_of_a_loaded_recipe():

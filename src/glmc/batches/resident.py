@@ -5,7 +5,7 @@ lies on the device while the epoch runs. The tables do not depend on where the p
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -139,7 +139,7 @@ class ResidentLoader(Loader):
 
     def __init__(
         self,
-        images: NDArray[np.uint8],
+        images: NDArray[Any],
         labels: NDArray[np.int64],
         views: Sequence[View],
         streams: Mapping[str, float | None],

@@ -107,7 +107,7 @@ def materialise(
         Unreadable: files that cannot be read (the first ten and their number).
         UserError: sizes that differ while `size` is None, or too little memory.
     """
-    fingerprint = _fingerprint(paths, size, channels, resize, exif, bits)
+    fingerprint = fingerprint_of(paths, size, channels, resize, exif, bits)
     if cache_dir is not None:
         cached = cache.read(cache_dir, fingerprint, say)
         if cached is not None:
@@ -146,7 +146,7 @@ def unreadable(
         paths, channels, max_pixels, cache_dir, progress, say, workers: as in `materialise`.
     """
     try:
-        fingerprint = _fingerprint(paths, "unreadable", channels, max_pixels)
+        fingerprint = fingerprint_of(paths, "unreadable", channels, max_pixels)
     except Unreadable:  # what is not there now may be there next time
         fingerprint, cache_dir = "", None
     found = None if cache_dir is None else cache.read(cache_dir, fingerprint, say)
@@ -300,7 +300,7 @@ def headers(
     Raises:
         UserError: files that cannot be read (the first ten and their number).
     """
-    fingerprint = _fingerprint(paths, "headers", exif)
+    fingerprint = fingerprint_of(paths, "headers", exif)
     found = None if cache_dir is None else cache.read(cache_dir, fingerprint, say)
     if found is None:
         found = np.empty((len(paths), 3), dtype=np.int32)  # height, width, channels
@@ -392,7 +392,7 @@ def digests(
     Raises:
         UserError: files that cannot be read (the first ten and their number).
     """
-    fingerprint = _fingerprint(paths, "digests")
+    fingerprint = fingerprint_of(paths, "digests")
     found = None if cache_dir is None else cache.read(cache_dir, fingerprint, say)
     if found is None:
         found = np.empty(len(paths), dtype=np.int64)
@@ -554,7 +554,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _fingerprint(paths: Paths, *options: str | int | None) -> str:
+def fingerprint_of(paths: Paths, *options: str | int | None) -> str:
     """sha256 over options and files: path below the root, bytes, and the times of the last change.
 
     The status time joins the modification time because tools that keep the latter (tar, rsync) may replace a file by

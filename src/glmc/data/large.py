@@ -1,4 +1,4 @@
-"""The large public sets in their official layouts: ImageNet-LT, iNaturalist 2018 and ImageNet.
+"""The large public sets in their official layouts: ImageNet-LT, Places-LT, iNaturalist 2018 and ImageNet.
 
 The published lists are plain lists of `path label`, read by `glmc.data.lists`; what is added here is where they lie,
 which folder their paths start from, and how many images and classes they should have.
@@ -50,6 +50,15 @@ INATURALIST_2018 = Published(
     classes=8142,
     remedy="download train_val2018.tar.gz (github.com/visipedia/inat_comp, 2018) and unpack it to "
     "{root}/train_val2018, and the lists iNaturalist18_train.txt and iNaturalist18_val.txt "
+    "(github.com/facebookresearch/classifier-balancing, data) to {root}/data_txt",
+)
+PLACES_LT = Published(
+    train="Places_LT_train.txt",
+    test=("Places_LT_test.txt",),
+    images={"Places_LT_train.txt": 62_500, "Places_LT_test.txt": 36_500},
+    classes=365,
+    remedy="download the small images of Places365-Standard (places2.csail.mit.edu) and unpack them to "
+    "{root}/data_256 and {root}/val_256, and the lists Places_LT_train.txt and Places_LT_test.txt "
     "(github.com/facebookresearch/classifier-balancing, data) to {root}/data_txt",
 )
 IMAGENET = {"train": 1_281_167, "val": 50_000}

@@ -6,7 +6,7 @@
 | `cifar10`, `cifar100` | the official python-version folders, found in place or downloaded |
 | `folder` | `root/train/<class>/*` beside `root/{val,valid,validation,test}/<class>/*`, or one folder of classes |
 | `list` | lists of `path label`, or CSV files with a header |
-| `imagenet_lt`, `inaturalist2018` | the published lists, in `root/data_txt` or `root`, and the images beside them |
+| `imagenet_lt`, `places_lt`, `inaturalist2018` | published lists, in `root/data_txt` or `root`, images beside them |
 | `imagenet` | `root/train/<class>/*` and `root/val/<class>/*` |
 | `hf:user/name` | a data set of the Hugging Face hub, through the package datasets |
 
@@ -27,7 +27,7 @@ from glmc.errors import UserError
 
 DIGITS_TEST = 50  # images per class
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-TAKE_LISTS = ("list", "imagenet_lt", "inaturalist2018")
+TAKE_LISTS = ("list", "imagenet_lt", "places_lt", "inaturalist2018")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ def load(
         root: folder of the data; `~` is the home folder. `digits` needs none.
         download: whether an absent CIFAR set may be fetched into `root`.
         train_list, test_list, val_list: list files of `list`, as given or under `root`. Without a test list, part of
-            the training list is held out. `imagenet_lt` and `inaturalist2018` find their own where none is given.
+            the training list is held out. `imagenet_lt`, `places_lt` and `inaturalist2018` find their own where none is
+            given.
         columns: headings of the "path" and "label" columns of the lists of `list`; none, or one of the two: the usual.
         hold: what is held out for testing where the data have no test set of their own.
 
@@ -148,6 +149,12 @@ def imagenet_lt(request: Request) -> Source:
     return replace(_with_test_set(*found, request.hold), mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
+def places_lt(request: Request) -> Source:
+    """Places-LT: 62,500 photographs of 365 kinds of places, 4,980 to 5, and 36,500 to test on; the published lists."""
+    found = large.read_lists(request.root, request.lists, large.PLACES_LT)
+    return replace(_with_test_set(*found, request.hold), mean=IMAGENET_MEAN, std=IMAGENET_STD)
+
+
 def inaturalist2018(request: Request) -> Source:
     """iNaturalist 2018: 437,513 + 24,426 photographs of 8,142 species; the published lists."""
     found = large.read_lists(request.root, request.lists, large.INATURALIST_2018)
@@ -183,6 +190,7 @@ SOURCES: dict[str, Callable[[Request], Source]] = {
     "folder": folder,
     "list": listed,
     "imagenet_lt": imagenet_lt,
+    "places_lt": places_lt,
     "inaturalist2018": inaturalist2018,
     "imagenet": imagenet,
 }

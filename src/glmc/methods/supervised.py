@@ -1,5 +1,7 @@
 """Supervised learning: sampling x mixture x network x loss. Most systems of the field are a choice of these four."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -17,20 +19,35 @@ class Supervised(Method):
     Args:
         sampling: r of the images, P(class c) ~ n_c ** (1 - r), drawn with replacement; 1 balances the classes. 0 takes
             every image once an epoch.
+        head: what gives the logits: a linear layer, the cosine between features and a vector of each class, or what the
+            loss was published with.
+        scale: what cosines are multiplied by, above 0; a softmax over bare cosines is nearly flat. 1 for losses that
+            scale them themselves.
     """
 
     def __init__(
-        self, backbone: Backbone, counts: Tensor, loss: Loss, mixture: Mixture, *, sampling: float = 0.0
+        self,
+        backbone: Backbone,
+        counts: Tensor,
+        loss: Loss,
+        mixture: Mixture,
+        *,
+        sampling: float = 0.0,
+        head: Literal["loss", "linear", "cosine"] = "loss",
+        scale: float = 1.0,
     ) -> None:
         super().__init__(backbone, counts, loss, mixture)
         if abs(sampling) > 10:
             raise ValueError(f"sampling must lie in [-10, 10], not {sampling}")
+        kind = loss.classifier if head == "loss" else head
+        if not 0 < scale <= 1000 or (kind == "linear" and scale != 1):
+            raise ValueError(f"scale must lie in (0, 1000], and be 1 for a linear classifier, not {scale}")
         self.views = ("train",) * mixture.views
         self.streams = {"instance": sampling or None}
         if mixture.stream is not None:
             self.streams["rebalanced"] = mixture.stream
         self.prior = "uniform" if sampling == 1 else loss.prior
-        self.classifier = classifier(loss.classifier, backbone.out_dim, self.classes)
+        self.classifier = classifier(kind, backbone.out_dim, self.classes, scale)
 
     def forward(self, step: Step) -> dict[str, Tensor]:  # noqa: D102
         first, second = step.streams["instance"], step.streams.get("rebalanced")

@@ -1,6 +1,7 @@
 """Backbones by name: the small-image networks here, everything else from timm."""
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -61,7 +62,8 @@ class Backbone(nn.Module):
         """Images of one or more views -> features.
 
         Args:
-            images: float [groups * B, ch, H, W], `groups` views one after the other.
+            images: float [groups * B, ch, H, W], `groups` views one after the other; or their features, which are
+                handed on.
             groups: how many views these are. In a step that is spread over ranks, B are the images here, and features
                 are those of the whole batch; see `glmc.ranks`.
             apart: whether each expert sees a view of its own, of as many views as experts.
@@ -100,6 +102,8 @@ class Backbone(nn.Module):
 
     def encode(self, images: Tensor, views: int = 1) -> Tensor:
         """Features of the whole batch: float [experts, views * B, out_dim], or [views * B, out_dim] of one expert."""
+        if images.ndim == 2:  # features that have been computed before
+            return ranks.gathered(images, views)
         features = carried_out(self.net, self.weights, images)
         if self.experts > 1:
             features = features.unflatten(0, (self.experts, -1))
@@ -214,7 +218,7 @@ def _timm_backbone(name: str, channels: int, pretrained: bool, zero_residual: bo
 
 
 def _load_weights(net: nn.Module, file: Path) -> None:
-    """Load a file of tensors; a classifier in it is left aside, anything else must match."""
+    """Load a file of tensors, in whichever layout timm reads; classifiers in it are left aside, the rest must match."""
     if not file.is_file():
         raise UserError(f"model.pretrained={file}: there is no such file")
     tensors = content_of(file, f"model.pretrained={file}")
@@ -224,6 +228,8 @@ def _load_weights(net: nn.Module, file: Path) -> None:
         raise UserError(f"model.pretrained={file}: holds a {type(tensors).__name__}; give a file of tensors by name")
     tensors = {str(key).removeprefix("module."): value for key, value in tensors.items()}
     wanted = net.state_dict()
+    if not wanted.keys() <= tensors.keys():
+        tensors = _translated(net, tensors)
     missing = [key for key in wanted if key not in tensors]
     misshapen = [key for key in wanted if key in tensors and not fits(tensors[key], wanted[key])]
     if missing or misshapen:
@@ -232,3 +238,14 @@ def _load_weights(net: nn.Module, file: Path) -> None:
             f"of another shape or type: {misshapen[:3] or 'none'}"
         )
     net.load_state_dict({key: tensors[key] for key in wanted})
+
+
+def _translated(net: nn.Module, tensors: dict[str, Any]) -> dict[str, Any]:
+    """The same under timm's names, which knows those of open_clip, OpenAI, DINOv2 and others; else as they are."""
+    translate = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
+    if translate is None:
+        return tensors
+    try:
+        return dict(translate(tensors, net))
+    except (KeyError, IndexError, AttributeError, RuntimeError, TypeError, ValueError):  # of another architecture
+        return tensors

@@ -1,5 +1,6 @@
 """Classifiers and projections on top of a backbone."""
 
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Literal
 
@@ -22,19 +23,20 @@ class Head(nn.Linear):
 
 
 class Cosine(nn.Module):
-    """The cosine between features and a vector of each class; no bias, no scale.
+    """The cosine between features and a vector of each class, times a fixed scale; no bias.
 
-    Float [B, inputs] -> [B, outputs] in [-1, 1], in the dtype of the weights. Rows start uniform in (-1, 1) per entry
-    and with length 1, as in Cao et al., NeurIPS 2019, arXiv:1906.07413.
+    Float [B, inputs] -> [B, outputs] in [-scale, scale], in the dtype of the weights. Rows start uniform in (-1, 1) per
+    entry and with length 1, as in Cao et al., NeurIPS 2019, arXiv:1906.07413.
     """
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, scale: float = 1.0) -> None:
         super().__init__()
+        self.scale = scale
         self.weight = nn.Parameter(F.normalize(torch.empty(outputs, inputs).uniform_(-1, 1)))
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         with torch.autocast(x.device.type, enabled=False):
-            return F.linear(F.normalize(x.to(self.weight.dtype)), F.normalize(self.weight))
+            return self.scale * F.linear(F.normalize(x.to(self.weight.dtype)), F.normalize(self.weight))
 
 
 class Projection(nn.Sequential):
@@ -72,24 +74,41 @@ def linear(inputs: int, outputs: int, *, bias: bool = True) -> Head:
     return layer
 
 
-def classifier(kind: Literal["linear", "cosine"], inputs: int, outputs: int) -> nn.Module:
-    """What gives the logits that a loss wants; see `Loss.classifier`."""
-    return linear(inputs, outputs) if kind == "linear" else Cosine(inputs, outputs)
+def classifier(kind: Literal["linear", "cosine"], inputs: int, outputs: int, scale: float = 1.0) -> nn.Module:
+    """What gives the logits that a loss wants; see `Loss.classifier`. The scale is that of cosines."""
+    return linear(inputs, outputs) if kind == "linear" else Cosine(inputs, outputs, scale)
 
 
-def start_heads(method: nn.Module, how: Literal["he_zero", "he_uniform", "uniform"]) -> None:
+def start_heads(method: nn.Module, how: Literal["he_zero", "he_uniform", "uniform", "class_means"]) -> None:
     """Draw the initial weights of all linear heads anew.
 
     Args:
         method: with `Head` layers somewhere inside.
-        how: "he_zero" is what `linear` gives and draws nothing; "he_uniform" has He-normal weights and uniform biases
+        how: "he_zero" is what `linear` gives and draws nothing, and so does "class_means", see `start_from_means`;
+            "he_uniform" has He-normal weights and uniform biases
             within 1 / sqrt(inputs), as the published ResNet-32 of GLMC starts; "uniform" draws both uniformly within
             that bound, PyTorch's default, as its other networks start.
     """
-    if how == "he_zero":
+    if how in ("he_zero", "class_means"):
         return
     for module in method.modules():
         if isinstance(module, Head):
             module.reset_parameters()
             if how == "he_uniform":
                 nn.init.kaiming_normal_(module.weight)
+
+
+@torch.no_grad()
+def start_from_means(heads: Iterable[Cosine], features: Tensor, labels: Tensor) -> None:
+    """Let each row of cosine classifiers begin as the mean direction of its class.
+
+    Shi et al., ICML 2024, arXiv:2309.10019.
+
+    Args:
+        heads: of C classes.
+        features: float [N, D] of some training images, at least one of each class.
+        labels: int64 [N] in [0, C).
+    """
+    for head in heads:
+        sums = torch.zeros_like(head.weight).index_add_(0, labels, F.normalize(features).to(head.weight.dtype))
+        head.weight.copy_(F.normalize(sums))

@@ -411,6 +411,11 @@ class Model(Section):
     adapter: Adapter | None = Field(
         None, description="few weights that learn in a backbone that is frozen else, {name, width}; null: none"
     )
+    cached: bool = Field(
+        False,
+        description="whether the features of a frozen backbone are computed once, without augmentation, and kept on "
+        "disk, so that a classifier takes seconds",
+    )
     statistics: Literal["frozen", "drifting"] = Field(
         "frozen", description="BatchNorm's running averages of a frozen backbone: kept, or following the batches"
     )
@@ -422,10 +427,11 @@ class Model(Section):
         description="what the statistics are taken over where several processes train: the whole batch, as in a single "
         "process, or the images of each process, which is faster and another training",
     )
-    heads: Literal["he_zero", "he_uniform", "uniform"] = Field(
+    heads: Literal["he_zero", "he_uniform", "uniform", "class_means"] = Field(
         "he_zero",
         description="initial weights and biases of linear heads: He-normal and 0; He-normal and uniform (published "
-        "GLMC's ResNet-32); both uniform (PyTorch's default, and published GLMC's other networks)",
+        "GLMC's ResNet-32); both uniform (PyTorch's default, and published GLMC's other networks). class_means: cosine "
+        "heads begin as the mean features of up to 100 training images a class, for pretrained networks",
     )
     experts: int = Field(1, ge=1, description="copies of the network from a stage on, for methods that train several")
     experts_from: str | None = Field(
@@ -453,6 +459,8 @@ class Model(Section):
             raise rule("experts_from", "names a stage if and only if model.experts is above 1")
         if self.freeze and self.adapter is not None:
             raise rule("freeze", "is true, and model.adapter learns in a backbone: set one of them to false or null")
+        if self.cached and not (self.freeze and self.statistics == "frozen" and self.experts == 1):
+            raise rule("cached", "is true, which is for one frozen backbone: set model.freeze to true")
         if self.statistics == "drifting" and not self.freeze:
             raise rule("statistics", "is drifting, which is for a frozen backbone: set model.freeze to true")
         return self

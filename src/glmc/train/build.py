@@ -2,15 +2,18 @@
 
 import copy
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from glmc import models, ranks, runtime, trust
+from glmc.batches.augment import View
 from glmc.batches.resident import Loader, ResidentLoader
 from glmc.batches.streaming import StreamingLoader
 from glmc.data.inventory import Inventory
@@ -32,6 +35,7 @@ from glmc.runs.trained import (
 )
 from glmc.screen import Screen
 from glmc.step import Batch, Step
+from glmc.train import features, means
 from glmc.train.engine import Inputs, Terms, draw, move, state_of, training_step
 from glmc.train.execution import Fallback, Graphed, Makers, Mode
 from glmc.train.muon import Muon
@@ -54,7 +58,7 @@ class Parts:
     before_epoch: Callable[[int], None]  # gathers what the method wants to know of the training set; 0-based
     step: Fallback  # `Inputs` -> terms of the loss, in the fastest way that works
     logits: dict[bool, Callable[[Tensor], Tensor]]  # averaged with mirrored images? -> images to logits
-    sets: dict[str, tuple[Tensor, Tensor]]  # "test", "val", if there: uint8 [N, side, side, ch], int64 [N]
+    sets: dict[str, tuple[Tensor, Tensor]]  # "test", "val", if there: images or their features [N, ...], int64 [N]
     factors: list[float]  # learning rate of each epoch as a fraction of its peak
     counts: Tensor  # int64 [C], training images per class
     number: int = 0  # by which other ranks know the run
@@ -135,10 +139,26 @@ def build(recipe: Recipe, screen: Screen, *, initial: bool = True, known: Invent
     if sharpness is not None and sharpness.direction == "uphill" and not method.takes_sharpness:
         raise UserError(f"optim.sharpness: {settled.method.name} measures each batch once; set it to null")
     if initial:
+        if settled.model.heads == "class_means":
+            (view,) = build_views(settled, ("test",), device)
+            few = build_loader(settled, means.some_of_each_class(data), method, device)
+            means.start_heads(method, few, view, settled.train.precision)
         adopt(method, settled, data.train.classes, device)
     sets = {name: split for name, split in (("test", data.test), ("val", data.val)) if split is not None and len(split)}
     loader = build_loader(settled, data, method, device)
-    home = runtime.home_of(sum(pixels(split).nbytes for split in sets.values()), device)
+    (seen,) = build_views(settled, ("test",), device)
+    inputs: Mapping[str, NDArray[Any]] = {name: pixels(split) for name, split in sets.items()}
+    if settled.model.cached:
+        features.refuse(settled)
+        method.eval()
+        inputs = features.computed(method.backbone, data, settled, loader, seen, screen)
+        method.train()
+        seen = features.AsItIs(device)
+        loader = features.FeatureLoader(
+            inputs["train"], data.train.labels, (seen,) * len(method.views), method.streams,
+            batch_size=settled.data.batch_size, seed=settled.train.seed, device=device,
+        )  # fmt: skip
+    home = runtime.home_of(sum(inputs[name].nbytes for name in sets), device)
     if recipe.eval.select == "val" and "val" not in sets:
         raise UserError(
             "eval.select=val: there is no validation split; give data.val_fraction, data.val_list or a val folder"
@@ -162,7 +182,8 @@ def build(recipe: Recipe, screen: Screen, *, initial: bool = True, known: Invent
     mode = recipe.train.step
     alone = ranks.here().world == 1
     if mode == "auto":
-        mode = runtime.pick_mode(device, steps * step_flops(method, loader, data)) if alone else "eager"
+        flops = 0.0 if settled.model.cached else steps * step_flops(method, loader, data)
+        mode = runtime.pick_mode(device, flops) if alone else "eager"
         settled = settled.settle({}, {"step": mode})
     if mode != "eager" and not alone:  # exchanges cannot be compiled, and one rank must not fall back by itself
         screen.say(f"train.step={mode} is for a single process; the steps of several are carried out eagerly")
@@ -181,9 +202,9 @@ def build(recipe: Recipe, screen: Screen, *, initial: bool = True, known: Invent
         loader=loader,
         before_epoch=build_before_epoch(method, average, loader, settled),
         step=build_step(mode, method, loader, optimizer, average, settled, screen),
-        logits=build_logits(mode, tested, settled, screen),
+        logits=build_logits(mode, tested, seen, settled, screen),
         sets={
-            name: (torch.from_numpy(pixels(split)).to(home), torch.from_numpy(split.labels).to(home))
+            name: (torch.from_numpy(inputs[name]).to(home), torch.from_numpy(split.labels).to(home))
             for name, split in sets.items()
         },
         factors=[
@@ -279,9 +300,10 @@ def build_step(
     )
 
 
-def build_logits(mode: Mode, method: Method, recipe: Settled, screen: Screen) -> dict[bool, Callable[[Tensor], Tensor]]:
+def build_logits(
+    mode: Mode, method: Method, view: View, recipe: Settled, screen: Screen
+) -> dict[bool, Callable[[Tensor], Tensor]]:
     """What turns test images into logits, without and with their mirror images; recorded as a graph if the step is."""
-    (view,) = build_views(recipe, ("test",), next(method.parameters()).device)
 
     def of(flip: bool) -> Fallback:
         logits = logits_of(method, view, precision=recipe.train.precision, flip=flip)
