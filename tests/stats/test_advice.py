@@ -77,7 +77,8 @@ def machine(monkeypatch):
         (LONG, (32, 32), True, "cpu", "glmc_plus model.name=resnet32 data.size=32", ["suit resnet32"]),
         (LONG, (64, 80), True, "cuda", "glmc_plus model.name=resnet32", ["of about 64 x 80 pixels becomes 64 x"]),
         (EVEN, (32, 32), True, "cpu", "ce model.name=resnet32 data.size=32", ["no long tail"]),
-        (LONG, (100, 80), True, "cuda", "finetune", ["suit a pretrained network", "becomes 256 x 256"]),
+        (LONG, (100, 80), True, "cuda", "lift", ["few weights learn", "becomes 256 x 256"]),
+        (EVEN, (100, 80), True, "cuda", "finetune", ["suit a pretrained network", "becomes 256 x 256"]),
         (LONG, (100, 80), True, "cpu", "linear", ["without a GPU"]),
         (SCARCE, (32, 32), True, "cuda", "linear", ["at most 3 images"]),
         (LONG, (100, 80), False, "cpu", "glmc_plus", ["model.pretrained=FILE", "becomes 64 x 64", "data.size=N"]),
@@ -92,6 +93,22 @@ def test_the_rule(machine, tmp_path, counts, size, at_hand, device, command, rea
     name, *extra = command.split()
     assert said.command.startswith(" ".join([f"glmc train folder/{name} data.root={tmp_path}", *extra]))
     assert [reason for reason in reasons if not any(reason in sentence for sentence in said.why)] == []
+
+
+@pytest.mark.parametrize(
+    ("network", "device", "name", "extra"),
+    [
+        ("resnet32", "cpu", "linear", ("data.size=32", "views.train=[]", "views.test=[]")),
+        ("resnet32", "cuda", "finetune", ("data.size=32", "views.train=[{crop: 4}, flip]", "views.test=[]")),
+        ("test_vit", "cuda", "lift", ()),
+        ("resnet18", "cuda", "finetune", ()),
+    ],
+)
+def test_weights_of_ones_own_are_used(machine, tmp_path, network, device, name, extra):
+    machine(False, device)
+    found = find.scan(find.wanted(str(photographs(tmp_path, LONG, (32, 32)))).data)
+    chosen = advice.choose(found, [f"model.name={network}", "model.pretrained=mine.pth"])
+    assert (chosen.recipe, chosen.overrides) == (f"folder/{name}", extra)
 
 
 @pytest.mark.parametrize(("counts", "size"), [(EVEN, (32, 32)), (LONG, (100, 80))])

@@ -111,7 +111,9 @@ def choose(found: Found, given: Sequence[str]) -> Choice:
     def chosen(name: str, extra: Sequence[str], why: Sequence[str], other: str = "", when: str = "") -> Choice:
         return Choice(name, tuple(extra), (*why, *_resized(name, (*extra, *given), width, height)), other, when)
 
-    if small and median >= FEW:
+    named = dict(word.partition("=")[::2] for word in given)
+    own = named.get("model.pretrained", "true") not in ("true", "false")  # a file of weights
+    if small and median >= FEW and not own:
         why = f"{usual} suit resnet32, trained from scratch in minutes to hours"
         extra = _left_open(_small_network(min(width, height)), given)
         if even:
@@ -124,10 +126,9 @@ def choose(found: Found, given: Sequence[str]) -> Choice:
     from glmc import runtime  # loads torch
     from glmc.models.weights import obstacle
 
-    device = dict(word.partition("=")[::2] for word in given).get("train.device", "auto")
-    fast = runtime.pick_device(device).type != "cpu"
-    network = recipe.load("folder/finetune").model.name
-    missing = obstacle(network)
+    fast = runtime.pick_device(named.get("train.device", "auto")).type != "cpu"
+    network = named.get("model.name", recipe.load("folder/finetune").model.name)
+    missing = None if own else obstacle(network)
     if missing is not None:
         why = (
             f"the weights of {network} cannot be had ({missing}), so a network is trained from scratch; "
@@ -135,23 +136,51 @@ def choose(found: Found, given: Sequence[str]) -> Choice:
         )
         extra = _small_network(min(width, height)) if small else ("data.size=128",) if fast else ()
         return chosen(scratch, _left_open(extra, given), (why, balance))
+    probe = _left_open(_own_network(network) if own else (), given)
     if median < FEW:
         why = (
             f"half of the classes have at most {number(median, 'image')} to train on: that takes pretrained features, "
             "and a linear classifier on them overfits least"
         )
         return chosen(
-            "folder/linear", (), (why, balance), "folder/finetune", "adapts the features too, but takes longer"
+            "folder/linear", probe, (why, balance), "folder/finetune", "adapts the features too, but takes longer"
         )
     if not fast:
         why = "without a GPU a pretrained network is best left as it is, with a linear classifier trained on it"
-        return chosen("folder/linear", (), (why, balance), "folder/finetune", "adapts the features too: on a GPU")
+        return chosen("folder/linear", probe, (why, balance), "folder/finetune", "adapts the features too: on a GPU")
     why = f"{usual} suit a pretrained network, fine-tuned in a few epochs"
     reasons = (why, balance, tail) if smallest < TAIL and not even else (why, balance)
+    transformer = _is_transformer(network) if own else obstacle(recipe.load("folder/lift").model.name) is None
+    if transformer and not even:
+        why = "a pretrained transformer in which few weights learn keeps what it knows of rare classes"
+        return chosen("folder/lift", probe, (why, *reasons[1:]), "folder/linear", "frozen features: minutes")
+    if own:
+        probe = tuple(word.replace("views.train=[]", "views.train=[{crop: 4}, flip]") for word in probe)
+        return chosen("folder/finetune", probe, reasons, "folder/linear", "frozen features: minutes")
     if total >= PLENTY and not even:
         when = f"from scratch, for which {total:,} images may be enough"
         return chosen("folder/finetune", (), reasons, scratch, when)
     return chosen("folder/finetune", (), reasons, "folder/linear", "frozen features: minutes, and a good first figure")
+
+
+def _own_network(name: str) -> tuple[str, ...]:
+    """What a recipe for pretrained networks needs for weights of one's own, of a network for small images."""
+    from glmc.models import SMALL_IMAGE
+
+    return ("data.size=32", "views.train=[]", "views.test=[]") if name in SMALL_IMAGE else ()
+
+
+def _is_transformer(name: str) -> bool:
+    """Whether adapters can be put into a network."""
+    import timm
+    import torch
+
+    from glmc.models.adapters import blocks
+
+    if not timm.is_model(name):
+        return False
+    with torch.device("meta"):
+        return bool(blocks(timm.create_model(name, num_classes=0)))
 
 
 def _small_network(side: int) -> tuple[str, ...]:
