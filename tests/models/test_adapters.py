@@ -7,9 +7,11 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer
 
 from glmc import recipe
+from glmc.deploy import export
 from glmc.errors import UserError
 from glmc.models import adapters, build_backbone
 from glmc.runs import checkpoint
@@ -97,7 +99,8 @@ def test_a_network_that_cannot_be_adapted_is_refused(name, kind, sentence):
         build_backbone(name, adapter={"name": kind, "width": 4})
 
 
-def test_a_run_saves_what_learns_and_keeps_the_rest_once(tmp_path, monkeypatch):
+@pytest.fixture
+def place(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     for part, label in [(part, label) for part in ("train", "test") for label in "ab"]:
         (tmp_path / "photos" / part / label).mkdir(parents=True)
@@ -106,7 +109,20 @@ def test_a_run_saves_what_learns_and_keeps_the_rest_once(tmp_path, monkeypatch):
             Image.fromarray(pixels).save(tmp_path / "photos" / part / label / f"{image}.png")
     (tmp_path / "vit.yaml").write_text(VIT)
     monkeypatch.chdir(tmp_path)
-    run = training.train(recipe.load("vit.yaml"), tmp_path / "run", **CALL)
+    return tmp_path
+
+
+def test_low_rank_terms_are_exported_as_timms_own_weights(place):
+    """Writing the folder compares its logits with the network's."""
+    wanted = recipe.load("vit.yaml", ["model.adapter.name=lora", "optim.lr=1", "train.epochs=1"])
+    run = training.train(wanted, place / "run", **CALL)
+    folder = export.export(str(run), "timm", None, quiet=True)
+    assert sorted(load_file(folder / "learnt.safetensors")) == sorted(find_checkpoint(run).tensors("weights"))
+    assert not any("lora" in name for name in load_file(folder / "model.safetensors"))
+
+
+def test_a_run_saves_what_learns_and_keeps_the_rest_once(place):
+    run = training.train(recipe.load("vit.yaml"), place / "run", **CALL)
     first, last = sorted((run / "checkpoints").iterdir())
     frozen = (first / "frozen.safetensors").stat(), (last / "frozen.safetensors").stat()
     assert frozen[0].st_ino == frozen[1].st_ino
@@ -128,3 +144,5 @@ def test_a_run_saves_what_learns_and_keeps_the_rest_once(tmp_path, monkeypatch):
     training.resume(run, **CALL)
     again = find_checkpoint(run).tensors("weights")
     assert all(torch.equal(again[name], tensor) for name, tensor in learnt.items())
+    with pytest.raises(UserError, match="only the formats onnx and torch-export"):
+        export.export(str(run), "timm", None, quiet=True)

@@ -1,5 +1,6 @@
 """The two loops: golden losses, entering an epoch anywhere, the meter, evaluation."""
 
+import itertools
 import json
 import threading
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from glmc import ClassWeighted, CrossEntropy, Mixture, MixUpCutMix
 from glmc.batches.augment import View
 from glmc.batches.resident import ResidentLoader
-from glmc.errors import NonFiniteLoss
+from glmc.errors import NonFiniteLoss, UserError
 from glmc.methods.glmc import GLMC
 from glmc.methods.supervised import Supervised
 from glmc.models import Backbone
@@ -161,13 +162,28 @@ def test_flip_tta_averages_probabilities():
     method, _, _ = parts(Supervised)
     images, labels = torch.from_numpy(IMAGES), torch.from_numpy(LABELS)
     view = View([], (0.5,) * 3, (0.25,) * 3, CPU)
-    answer = logits_of(method, view, precision="float32", flip=True)
+    answer = logits_of(method, view, precision="float32", how="flip")
     _, extras = evaluate(method, answer, images, labels, batch_size=50).compute()
     with torch.inference_mode():
         method.eval()
         pixels = view(images, {})
         probability = (method.predict(pixels).softmax(1) + method.predict(pixels.flip(3)).softmax(1)) / 2
     assert extras["nll"] == pytest.approx(-probability[torch.arange(46), labels].log().mean().item(), rel=1e-4)
+
+
+def test_five_crops_average_logits():
+    method, _, _ = parts(Supervised)
+    side, images = IMAGES.shape[1], torch.from_numpy(IMAGES)
+    crop, middle = side - 3, slice(1, side - 2)
+    view = View([{"center_crop": crop}], (0.5,) * 3, (0.25,) * 3, CPU)
+    with torch.inference_mode():
+        method.eval()
+        found = logits_of(method, view, precision="float32", how="crops")(images)
+        windows = [(middle, middle), *itertools.product((slice(0, crop), slice(3, side)), repeat=2)]
+        pixels = [((images[:, rows, columns] / 255 - 0.5) / 0.25).permute(0, 3, 1, 2) for rows, columns in windows]
+        torch.testing.assert_close(found, sum(map(method.predict, pixels)) / 5)
+    with pytest.raises(UserError, match="the test images are not cropped"):
+        logits_of(method, View([], (0.5,) * 3, (0.25,) * 3, CPU), precision="float32", how="crops")
 
 
 def test_a_method_may_stop_a_group_and_gather_before_each_epoch():

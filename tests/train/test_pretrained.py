@@ -65,7 +65,7 @@ def test_features_are_computed_once_and_the_run_is_the_same(place, monkeypatch):
     ("override", "sentence"),
     [
         ("views.train=[flip]", "set views.train to what views.test is"),
-        ("eval.flip_tta=true", "set eval.flip_tta to false"),
+        ("eval.flip_tta=true", "set eval.flip_tta to false and eval.crops"),
         ("mixture.name=mixup", "set mixture="),
         ("model.freeze=false", "set model.freeze to true"),
     ],

@@ -14,6 +14,7 @@ from glmc.runs.result import Result
 SCORES = {  # key of result.json -> its honest name
     "last": "last epoch",
     "flip_tta": "last epoch, averaged with mirrored images",
+    "crops_tta": "last epoch, mean over five crops",
     "selected_on_val": "epoch selected on validation images",
     "best_on_test": "best epoch on the test images: chosen with them, so not a fair figure",
 }

@@ -1,6 +1,7 @@
 """`glmc export`: a trained network as a folder that other programs read, compared with the network before it is kept.
 
 model.onnx | model.pt2 | model.safetensors   the network; with --format timm, config.json beside it
+learnt.safetensors                           of a frozen network: what was trained, adapters and classifier, alone
 glmc.json                                    classes, preprocessing, figures, checksums, versions
 README.md                                    the model card
 """
@@ -93,6 +94,8 @@ def export(reference: str, kind: str, out: Path | None, *, quiet: bool = False) 
         folder.mkdir()
         screen.say(f"writing {opened.recipe.model.name} as {kind}")
         logits = write(folder, kind, opened, torch.from_numpy(images[:1]))
+        if checkpoint.FROZEN in opened.point.names:
+            write_learnt(folder / "learnt.safetensors", opened)
         worst = compare(logits_of(opened.model), logits, images, f"the {kind} file", what)
         document(folder, kind, opened, what, worst)
         os.rename(folder, target)
@@ -243,6 +246,16 @@ def write(folder: Path, kind: str, opened: Opened, image: torch.Tensor) -> Logit
     if kind == "timm":
         return write_timm(folder, opened.model, name, channels, opened.about["preprocessing"]["size"], opened.about)
     return write_weights(file, opened.model, name, channels, opened.about)
+
+
+def write_learnt(file: Path, opened: Opened) -> None:
+    """Write the tensors that were trained while the others were frozen: megabytes beside the network's gigabytes."""
+    from safetensors.torch import save_file
+
+    group = "average" if "average" in opened.point.names else "weights"
+    model = opened.public.model
+    about = {"network": model.name, "pretrained": str(model.pretrained), "classes": json.dumps(opened.trained.classes)}
+    save_file(opened.point.tensors(group), file, metadata={"format": "pt", **about})
 
 
 def compare(source: Logits, exported: Logits, images: NDArray[np.uint8], file: str, what: str) -> float:

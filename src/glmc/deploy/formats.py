@@ -25,6 +25,7 @@ from glmc.batches.pixels import normalise
 from glmc.errors import UserError
 from glmc.methods.base import Method
 from glmc.models import SMALL_IMAGE, build_backbone
+from glmc.models.adapters import AdaptFormer, merge
 from glmc.models.heads import Head
 
 ONNX_LIMIT = 2**31  # bytes that one file of this format may have
@@ -310,7 +311,14 @@ def plain_network(model: Deployed, name: str, channels: int) -> tuple[nn.Module,
             f"{type(model.method).__name__} does not predict with one linear classifier on one network: only the "
             f"formats onnx and torch-export are possible"
         )
-    weights = model.method.backbone.net.state_dict()
+    merged = copy.deepcopy(model.method.backbone.net)
+    merge(merged)
+    weights = merged.state_dict()
+    if any(isinstance(module, AdaptFormer) for module in merged.modules()):
+        raise UserError(
+            "model.adapter.name=adaptformer adds layers that the plain network has not: only the formats onnx and "
+            "torch-export are possible, and learnt.safetensors beside them holds what was trained"
+        )
     if name in SMALL_IMAGE:
         net = build_backbone(name, channels=channels).net
         net.load_state_dict(weights)

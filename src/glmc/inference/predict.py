@@ -148,7 +148,7 @@ def log_probabilities_of(
     """
     device = next(trained.method.parameters()).device
     (view,) = build_views(recipe, ("test",), device)
-    logits = logits_of(trained.method, view, precision=recipe.train.precision, flip=flip)
+    logits = logits_of(trained.method, view, precision=recipe.train.precision, how="flip" if flip else "plain")
     trained.method.eval()
     calibration = None
     if flip:

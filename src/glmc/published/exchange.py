@@ -65,7 +65,7 @@ def test_published(file: Path, overrides: tuple[str, ...], *, quiet: bool) -> di
     sure = intervals(confusion.diagonal(), confusion.sum(1), trained.counts, recipe.eval.few)
     rows = {"single view": result["test"], **rows_of(sure)}
     if recipe.eval.flip_tta:
-        rows["flip TTA"] = result["flip_tta"] = score(trained, images, settled, flip=True)[0]
+        rows["flip TTA"] = result["flip_tta"] = score(trained, images, settled, how="flip")[0]
     screen.table(f"{file}, {found.backbone}, epoch {found.epoch}, accuracy in percent", rows)
     if doubt := doubts(result["test"], sure):
         screen.say(doubt)

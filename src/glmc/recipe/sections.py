@@ -593,6 +593,9 @@ class Eval(Section):
     batch_size: int = Field(500, ge=1, description="test images a step")
     few: Literal["<20", "<=20"] = Field("<20", description="training images of a few-shot class")
     flip_tta: bool = Field(True, description="whether metrics averaged over mirrored images are reported, too")
+    crops: Literal[1, 5] = Field(
+        1, description="5: metrics of the mean logits of five crops, in the corners and the middle, are reported, too"
+    )
     select: Literal["last", "val"] = Field(
         "last", description="which epoch is reported: the last, or the best on the validation images"
     )

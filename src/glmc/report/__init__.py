@@ -61,6 +61,7 @@ def columns(run: Run) -> list[Column]:
     shown = [
         Column("Last epoch", note, found.last),
         Column("Flip TTA", "last epoch, with the mirror image", found.flip_tta or {}),
+        Column("Five crops", "last epoch, mean of the logits", found.crops_tta or {}),
     ]
     if found.selected_on_val:
         note = f"epoch {found.selected_on_val['epoch']}"

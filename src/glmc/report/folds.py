@@ -49,9 +49,8 @@ def pool(base: Path, runs: Sequence[Path]) -> Result:
             "per_class": per_class(confusion, counts, first.classes),
             "steps": sum(run.result.steps for run in folds),
             "weights_sha256": hashlib.sha256("".join(run.result.weights_sha256 for run in folds).encode()).hexdigest(),
-            **dict.fromkeys(
-                ("best_on_test", "flip_tta", "selected_on_val", "stage1", "seconds", "step", "expect", "published")
-            ),
+            **dict.fromkeys(("best_on_test", "flip_tta", "crops_tta", "selected_on_val", "stage1")),
+            **dict.fromkeys(("seconds", "step", "expect", "published")),
         }
     )
     folder.write_confusion(base / "confusion.csv", confusion, first.classes)

@@ -262,6 +262,7 @@ def show(run: Path, screen: Screen) -> None:
     if found.best_on_test:
         rows[f"best on test, epoch {found.best_on_test['epoch']}"] = found.best_on_test
     rows["last epoch, flip TTA"] = found.flip_tta
+    rows["last epoch, five crops"] = found.crops_tta
     if found.expect:
         rows[f"expected ({found.expect.seeds} seeds)"] = expectation(found.expect)
     if found.published:

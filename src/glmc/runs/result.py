@@ -71,6 +71,7 @@ class Result(_File):
     last: Scores
     best_on_test: Chosen | None = None
     flip_tta: Scores | None = None
+    crops_tta: Scores | None = None
     selected_on_val: Chosen | None = None
     per_class: list[Row]  # as `metrics.per_class` makes them
     weights_sha256: str

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -79,6 +79,9 @@ def refuse_larger_crops(name: str, operations: Sequence[Any], side: int) -> None
         side = operation.get("center_crop", side)
 
 
+How = Literal["plain", "flip", "crops"]  # images are looked at
+
+
 class Trained(NamedTuple):
     """A method with the weights of a checkpoint, and what these were trained on."""
 
@@ -121,24 +124,39 @@ def refuse_other_classes(recipe: Recipe, found: Sequence[str], trained: Sequence
     raise UserError(f"data.root={recipe.data.root}: these images have {what}; give the data it belongs to")
 
 
-def logits_of(method: Method, view: View, *, precision: str, flip: bool = False) -> Callable[[Tensor], Tensor]:
+def logits_of(method: Method, view: View, *, precision: str, how: How = "plain") -> Callable[[Tensor], Tensor]:
     """What turns images (uint8 [B, side, side, ch], on the method's device) into logits (float32 [B, C]).
 
     Args:
         method: on the device; what it is in training mode is not changed here.
         view: the augmentation of the test images (nothing random in it).
         precision: "float32" or "bfloat16".
-        flip: average the class probabilities of each image and its mirror image; the logits are then their logarithms.
+        how: "plain"; "flip" averages the class probabilities of each image and its mirror image, and the logits are
+            then their logarithms; "crops" averages the logits of the crop in the middle and those in the corners.
+
+    Raises:
+        UserError: five crops of a view that has none.
     """
+    crop: int = next((side for name, side in view.operations if name == "center_crop"), 0)
+    if how == "crops" and not crop:
+        raise UserError("eval.crops=5: the test images are not cropped; set views.test, e.g. [{center_crop: 0.875}]")
 
     def compute(images: Tensor) -> Tensor:
         with autocast(images.device, precision):
+            if how == "crops":
+                return torch.stack([method.predict(each).float() for each in five_crops(images)]).mean(0)
             pixels = view(images, {})
             logits = method.predict(pixels).float()
-            if flip:
+            if how == "flip":
                 mirrored = method.predict(pixels.flip(-1)).float()
                 logits = torch.logaddexp(logits.log_softmax(1), mirrored.log_softmax(1))
         return logits
+
+    def five_crops(images: Tensor) -> list[Tensor]:
+        """Float [B, ch, crop, crop] each, of uint8 [B, side, side, ch]."""
+        end = images.shape[1] - crop
+        corners = [(end // 2, end // 2), (0, 0), (0, end), (end, 0), (end, end)]
+        return [view(images[:, top : top + crop, left : left + crop], {}, cut=True) for top, left in corners]
 
     return compute
 
@@ -166,7 +184,7 @@ def evaluate(
 
 
 def score(
-    trained: Trained, split: Split, recipe: Settled, *, flip: bool = False
+    trained: Trained, split: Split, recipe: Settled, *, how: How = "plain"
 ) -> tuple[dict[str, float], NDArray[np.int64]]:
     """Metrics and confusion matrix (int64 [C, C]) of a trained method on decoded images, as a settled recipe says.
 
@@ -174,7 +192,7 @@ def score(
         trained: on its device.
         split: decoded.
         recipe: whose test view, precision and group borders count.
-        flip: see `logits_of`.
+        how: see `logits_of`.
 
     Raises:
         UserError: the images have other classes than the method was trained on.
@@ -183,7 +201,7 @@ def score(
     device = next(trained.method.parameters()).device
     images, labels = torch.from_numpy(pixels(split)).to(device), torch.from_numpy(split.labels).to(device)
     (view,) = build_views(recipe, ("test",), device)
-    logits = logits_of(trained.method, view, precision=recipe.train.precision, flip=flip)
+    logits = logits_of(trained.method, view, precision=recipe.train.precision, how=how)
     tally = evaluate(trained.method, logits, images, labels, batch_size=recipe.eval.batch_size)
     confusion, extras = tally.compute()
     return scores(confusion, trained.counts, few=recipe.eval.few, extras=extras), confusion
@@ -286,15 +304,18 @@ def scored(trained: Trained, split: Split, recipe: Settled, title: str, screen: 
     """Score a trained method on decoded images and say how good it is, and how surely.
 
     Returns:
-        {"test": scores, "flip_tta": scores}; the last one if the recipe wants it.
+        {"test": scores, "flip_tta": scores, "crops_tta": scores}; the last two if the recipe wants them.
     """
     result: dict[str, Any] = {}
     result["test"], confusion = score(trained, split, recipe)
     sure = intervals(confusion.diagonal(), confusion.sum(1), trained.counts, recipe.eval.few)
     if recipe.eval.flip_tta:
-        result["flip_tta"] = score(trained, split, recipe, flip=True)[0]
+        result["flip_tta"] = score(trained, split, recipe, how="flip")[0]
+    if recipe.eval.crops == 5:
+        result["crops_tta"] = score(trained, split, recipe, how="crops")[0]
     rows = {"single view": result["test"], **rows_of(sure)}
-    rows |= {"flip TTA": result["flip_tta"]} if recipe.eval.flip_tta else {}
+    names = {"flip_tta": "flip TTA", "crops_tta": "five crops"}
+    rows |= {name: result[key] for key, name in names.items() if key in result}
     screen.table(f"{title}, accuracy in percent", rows)
     if doubt := doubts(result["test"], sure):
         screen.say(doubt)

@@ -25,6 +25,7 @@ from glmc.metrics import scores
 from glmc.recipe import Recipe, Settled, parse_settled
 from glmc.runs.tally import Tally
 from glmc.runs.trained import (
+    How,
     build_method,
     build_views,
     evaluate,
@@ -57,7 +58,7 @@ class Parts:
     loader: Loader
     before_epoch: Callable[[int], None]  # gathers what the method wants to know of the training set; 0-based
     step: Fallback  # `Inputs` -> terms of the loss, in the fastest way that works
-    logits: dict[bool, Callable[[Tensor], Tensor]]  # averaged with mirrored images? -> images to logits
+    logits: dict[How, Callable[[Tensor], Tensor]]  # how images are looked at -> images to logits
     sets: dict[str, tuple[Tensor, Tensor]]  # "test", "val", if there: images or their features [N, ...], int64 [N]
     factors: list[float]  # learning rate of each epoch as a fraction of its peak
     counts: Tensor  # int64 [C], training images per class
@@ -69,21 +70,21 @@ class Parts:
         steps = self.recipe.train.epochs * self.loader.steps
         return min(steps, self.recipe.train.max_steps or steps)
 
-    def tally(self, name: str, flip: bool = False) -> Tally:
+    def tally(self, name: str, how: How = "plain") -> Tally:
         """The predictions for the set of that name; each rank makes its own, and all of them have all."""
         here, (images, labels) = ranks.here(), self.sets[name]
         if here.world > 1 and here.rank == 0:
-            ranks.say("evaluate", self.number, name, flip)
+            ranks.say("evaluate", self.number, name, how)
         own = images[here.own], labels[here.own]
         with ranks.common():
-            tally = evaluate(self.tested, self.logits[flip], *own, batch_size=self.recipe.eval.batch_size)
+            tally = evaluate(self.tested, self.logits[how], *own, batch_size=self.recipe.eval.batch_size)
             if here.world > 1:
                 tally.gather(len(labels))
         return tally
 
-    def score(self, name: str, flip: bool = False) -> tuple[dict[str, float], np.ndarray]:
+    def score(self, name: str, how: How = "plain") -> tuple[dict[str, float], np.ndarray]:
         """Scores and confusion matrix (int64 [C, C]) on the set of that name."""
-        return self.scored(self.tally(name, flip))
+        return self.scored(self.tally(name, how))
 
     def scored(self, tally: Tally) -> tuple[dict[str, float], np.ndarray]:
         """Scores and confusion matrix (int64 [C, C]) of predictions."""
@@ -302,15 +303,16 @@ def build_step(
 
 def build_logits(
     mode: Mode, method: Method, view: View, recipe: Settled, screen: Screen
-) -> dict[bool, Callable[[Tensor], Tensor]]:
-    """What turns test images into logits, without and with their mirror images; recorded as a graph if the step is."""
+) -> dict[How, Callable[[Tensor], Tensor]]:
+    """What turns test images into logits, however they are looked at; recorded as a graph if the step is."""
 
-    def of(flip: bool) -> Fallback:
-        logits = logits_of(method, view, precision=recipe.train.precision, flip=flip)
+    def of(how: How) -> Fallback:
+        logits = logits_of(method, view, precision=recipe.train.precision, how=how)
         makers: Makers = {"graph": lambda: Graphed(logits), "compile": lambda: logits, "eager": lambda: logits}
         return Fallback("graph" if mode.startswith("graph") else "eager", makers, screen.say, "evaluation")
 
-    return {flip: of(flip) for flip in (False, True)}
+    wanted: tuple[How, ...] = ("plain", "flip", "crops") if recipe.eval.crops == 5 else ("plain", "flip")
+    return {how: of(how) for how in wanted}
 
 
 @torch.no_grad()

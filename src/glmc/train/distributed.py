@@ -172,8 +172,8 @@ def follow() -> None:
         elif what == "step":
             next(steps[about[0]], None)
         elif what == "evaluate":
-            number, name, flip = about
-            runs[number].tally(name, flip)
+            number, name, how = about
+            runs[number].tally(name, how)
         elif what == "contents":
             contents(runs[about[0]])
         elif what == "close":

@@ -55,8 +55,11 @@ def refuse(recipe: Recipe) -> None:
             "model.cached=true: features are computed once, without anything random; set views.train to what "
             "views.test is"
         )
-    if recipe.eval.flip_tta:
-        raise UserError("model.cached=true: features have no mirror images; set eval.flip_tta to false")
+    if recipe.eval.flip_tta or recipe.eval.crops > 1:
+        raise UserError(
+            "model.cached=true: features can be neither mirrored nor cropped; set eval.flip_tta to false and "
+            "eval.crops to 1"
+        )
     if recipe.mixture.name != "none":
         raise UserError("model.cached=true: there are no images to mix; set mixture={name: none}")
 

@@ -205,7 +205,7 @@ def summarise(runs: Sequence[Path], spread: Mapping[str, Mapping[str, float]]) -
     """What summary.json holds: mean and deviation over the seeds, each seed's metrics, and their circumstances."""
     results = [result.read(run).as_json() for run in runs]
     same = ("schema", "recipe", "method", "backbone", "parameters", "counts", "epochs", "steps")
-    each = ("seed", "last", "best_on_test", "flip_tta", "selected_on_val", "weights_sha256", "seconds")
+    each = ("seed", "last", "best_on_test", "flip_tta", "crops_tta", "selected_on_val", "weights_sha256", "seconds")
     return {
         **{key: results[0][key] for key in same},
         "last": spread,
