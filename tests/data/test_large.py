@@ -176,6 +176,17 @@ def test_a_list_that_is_no_text(lt):
 # ------------------------------------------------------------------------------------------------ iNaturalist 2018
 
 
+def test_places_lt(tmp_path):
+    train, test = ["data_256/a/airfield/1.jpg 0", "data_256/z/zoo/2.jpg 1"], ["val_256/1.jpg 1"]
+    put(tmp_path, [*train, *test])
+    write(tmp_path / "data_txt/Places_LT_train.txt", train)
+    write(tmp_path / "data_txt/Places_LT_test.txt", test)
+    source = load("places_lt", tmp_path)
+    assert existing(source.train)
+    assert source.test.labels.tolist() == [1]
+    assert "Places_LT_train.txt has 2 images, 62,500 were published" in source.remarks
+
+
 def test_inaturalist2018(nature):
     source = load("inaturalist2018", nature)
     assert source.train.labels.tolist() == [0, 1, 1]
