@@ -224,3 +224,18 @@ def reliability(confidence: NDArray[np.floating[Any]], right: NDArray[np.bool_])
         accuracy = np.bincount(place, right, BINS) / images
     error = 100 * float(np.nansum(images * np.abs(sure - accuracy))) / max(len(right), 1)
     return np.stack([images, sure, accuracy], 1), error
+
+
+def risk_coverage(confidence: NDArray[np.floating[Any]], right: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The error among the most confident images, by their share. El-Yaniv and Wiener, JMLR 2010.
+
+    Args:
+        confidence: float [N] in [0, 1], probability of the predicted class; N > 0.
+        right: bool [N], whether that is the true class.
+
+    Returns:
+        float64 [M, 2], M <= 100: share of the images that are answered, rising to 1, and of wrong ones among them.
+    """
+    wrong = np.cumsum(~right[np.argsort(-confidence, kind="stable")])
+    images = np.unique(np.ceil(np.linspace(0, len(right), 101)[1:]).astype(np.int64))
+    return np.stack([images / len(right), wrong[images - 1] / images], 1)

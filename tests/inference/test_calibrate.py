@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from glmc import recipe
 from glmc.errors import UserError
-from glmc.inference.calibrate import assumed_prior, calibrate
+from glmc.inference.calibrate import assumed_prior, calibrate, find_calibration
 from glmc.inference.temperature import class_shares, crossfit, ece_by_chance, fit, metrics_of, reweighted
 from glmc.runs import checkpoint, folder
 from glmc.runs import trained as trained_run
@@ -191,16 +191,37 @@ def test_the_own_validation_images_are_used_and_the_file_says_all(own, capsys):
     assert calibrate(checkpoint_again.path, quiet=True) == result  # a checkpoint finds the folder of its run
 
 
-def test_without_a_gain_beyond_noise_nothing_is_written_and_what_was_there_stays(own, monkeypatch, capsys):
+def test_without_a_gain_beyond_noise_probabilities_stay_as_they_are_and_so_does_an_earlier_fit(
+    own, monkeypatch, capsys
+):
     right = np.log([30 / 54, 18 / 54, 6 / 54])  # all that these logits say is already so
     monkeypatch.setattr("glmc.inference.calibrate.logits_of_split", lambda split, *_: np.tile(right, (len(split), 1)))
     assert not calibrate(own)["helps"]
     assert "no gain: on held-out images the log-likelihood changes by" in capsys.readouterr().out
-    assert not (own / "calibration.json").exists()
-    (own / "calibration.json").write_text("{}")
+    kept = json.loads((own / "calibration.json").read_text())  # for --unknown and --sets alone
+    assert kept["held_out"]["first"] == pytest.approx([30 / 54] * 18)
+    assert find_calibration(trained_run.find_checkpoint(own), kept["prior"], print) is None
+    assert "has found nothing to gain" in capsys.readouterr().out
+    (own / "calibration.json").write_text(json.dumps(kept | {"helps": True, "temperature": 1.5}))
     calibrate(own)
     assert "of an earlier calibration stays in use" in capsys.readouterr().out
-    assert (own / "calibration.json").read_text() == "{}"
+    assert json.loads((own / "calibration.json").read_text())["temperature"] == 1.5
+    (own / "calibration.json").write_text("{}")
+    with pytest.raises(UserError, match=r"calibration.json is damaged .*; delete it, and calibrate again"):
+        calibrate(own, quiet=True)
+
+
+def test_what_unknown_and_sets_do_is_measured_on_the_test_images_where_they_are(own, photos, tmp_path, capsys):
+    found = calibrate(own, quiet=True)
+    row = json.loads((own / "result.json").read_text())["last"]
+    assert found["test"]["images"] == 36
+    assert set(found["test"]["curves"]) == {"all", "medium", "few"}
+    if not found["helps"]:
+        assert 100 * (1 - found["test"]["curves"]["all"][-1][1]) == pytest.approx(row["top1"])
+    moved = Path(shutil.copytree(photos, tmp_path / "moved"))
+    next((moved / "test").rglob("*.png")).unlink()
+    assert "test" not in calibrate(own, (f"data.root={moved}",))
+    assert "not measured on the test images of the run: " in capsys.readouterr().out
 
 
 def test_the_figures_before_are_those_of_the_validation_images(own):

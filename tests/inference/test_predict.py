@@ -366,3 +366,35 @@ def test_frequencies_come_from_words_or_files(tmp_path):
 def test_values_that_change_the_predictions_are_refused(trained, folder):
     with pytest.raises(UserError, match=r"data.size=4: a run predicts as it was trained to; only .*eval.batch_size"):
         predict(trained, ["a.png"], ("data.size=4",))
+
+
+def test_unknown_and_sets_are_told_in_every_form(own, photos, folder, said, capsys):
+    for options in ({"unknown": "coverage=0.5"}, {"sets": 0.9}):
+        with pytest.raises(UserError, match=r"needs held-out images .*; run glmc calibrate .*run first$"):
+            predict(own, ["a.png"], **options)
+    calibrate(own, images=photos.parent / "new", quiet=True)
+    facts = json.loads((own / "calibration.json").read_text())
+    assert facts["step"] == json.loads((own / "result.json").read_text())["steps"], "or its report would leave it out"
+    facts["held_out"]["first"] = [1.0] * 90  # so that every image is unknown
+    (own / "calibration.json").write_text(json.dumps(facts))
+    both = {"unknown": "coverage=0.5", "sets": 0.9}
+    predict(own, ["a.png"], as_json=True, sorted_into=Path("sorted"), sheet_file=Path("sheet.html"), **both)
+    shown = capsys.readouterr()
+    line, remarks = json.loads(shown.out), " ".join(shown.err.split())
+    first = line["predictions"][0]["class"]
+    assert line["unknown"] is True
+    assert line["set"][0] == first
+    assert "unknown up to a probability of 1: 0 of 90 held-out images are answered" in remarks
+    assert "by group of classes: medium (60 held-out images); few (30 held-out images)" in remarks
+    assert Path("sorted/unknown/a.png").exists()
+    page = Path("sheet.html").read_text()
+    assert f"<b>unknown ({first})</b>" in page
+    assert f"set: {', '.join(line['set'])}<br>" in page
+    predict(own, ["a.png"], csv_file=Path("out.csv"), top=1, **both)
+    heading, row = csv.reader(Path("out.csv").read_text().splitlines())
+    assert heading == ["file", "class", "probability", "unknown", "set"]
+    assert row[3:] == ["yes", "|".join(line["set"])]
+    predict(own, ["a.png"], **both)
+    assert f"unknown ({first})" in capsys.readouterr().out
+    with pytest.raises(UserError, match="leave these two out"):
+        predict(own, ["a.png"], prior="uniform", **both)

@@ -31,6 +31,13 @@ def predict(
         typer.Option(metavar="uniform|training|FILE", help="Class frequencies of the images; FILE: class,count lines."),
     ] = None,
     flip: Annotated[bool, typer.Option("--flip", help="Average with mirrored images.")] = False,
+    unknown: Annotated[
+        str | None,
+        typer.Option(metavar="error=E|coverage=C", help="Say unknown so that at most E of the answers are wrong."),
+    ] = None,
+    sets: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Sets of classes that hold the true one so often, e.g. 0.9.")
+    ] = None,
 ) -> None:
     """Name the classes of images: files, folders, patterns, or - for a list of paths on stdin."""
     from glmc.deploy import hub
@@ -48,6 +55,8 @@ def predict(
         sheet_file=sheet,
         prior=prior,
         flip=flip,
+        unknown=unknown,
+        sets=sets,
     )
 
 
@@ -70,7 +79,7 @@ def calibrate(
 
     result = room.calibrate(run, tuple(overrides or ()), images=images, quiet=as_json)
     if as_json:
-        print(json.dumps(result, indent=1))
+        print(json.dumps({key: value for key, value in result.items() if key != "held_out"}, indent=1))
 
 
 @app.command()

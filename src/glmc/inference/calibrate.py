@@ -1,7 +1,8 @@
 """`glmc calibrate RUN`: fit a temperature, and the class frequencies that a network assumes, to held-out images.
 
-They are written into the run folder as calibration.json, where `glmc predict` finds them, if they help on images that
-they were not fitted to; see `temperature`.
+They are written into the run folder as calibration.json, where `glmc predict` finds them, and uses them if they help on
+images that they were not fitted to; see `temperature`. The same file keeps probabilities of the held-out images, by
+which `glmc predict` chooses when to say "unknown" and what sets hold, see `abstain`; and what that does on test images.
 """
 
 import json
@@ -13,15 +14,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.table import Table
+from torch import Tensor
 
 from glmc.data.prepare import decoded, pixels
 from glmc.data.split import Split
 from glmc.errors import UserError
+from glmc.inference import abstain
 from glmc.inference.heldout import given_images, own_images, refuse_known_images
-from glmc.inference.temperature import FOLDS, crossfit
-from glmc.metrics import METRICS
+from glmc.inference.temperature import FOLDS, crossfit, reweighted
+from glmc.metrics import METRICS, group_of
 from glmc.recipe import HARMLESS, Settled, parse_settled
-from glmc.runs import checkpoint
+from glmc.runs import checkpoint, folder
 from glmc.runs.files import write_atomic
 from glmc.runs.shapes import Fitted, read_json
 from glmc.runs.trained import Trained, build_views, find_checkpoint, load_trained, logits_of
@@ -39,7 +42,9 @@ CHANGEABLE = sorted(
 def calibrate(
     run: Path, overrides: tuple[str, ...] = (), *, images: Path | None = None, quiet: bool = False
 ) -> dict[str, Any]:
-    """Fit, print what that changes, and write calibration.json into the run folder where it helps beyond noise.
+    """Fit, print what that changes, and write calibration.json into the run folder.
+
+    An earlier fit that helps stays in place of one that does not.
 
     Args:
         run: a run folder, or one checkpoint.
@@ -48,7 +53,7 @@ def calibrate(
         quiet: nothing on the terminal.
 
     Returns:
-        The content of calibration.json; its "helps" is false where none was written.
+        The content of calibration.json; if its "helps" is false, `predict` uses neither temperature nor prior.
 
     Raises:
         UserError: no such run, no images, images of the training or the test set, classes that the run does not know.
@@ -57,6 +62,14 @@ def calibrate(
     point = find_checkpoint(run, screen.warn)
     recipe = recipe_of(point, overrides)
     trained = load_trained(point, recipe)
+    with folder.held(point.home):
+        return calibrated(point, recipe, trained, images, screen)
+
+
+def calibrated(
+    point: checkpoint.Checkpoint, recipe: Settled, trained: Trained, images: Path | None, screen: Screen
+) -> dict[str, Any]:
+    """As `calibrate`, in a folder that is held."""
     if images is None:
         split, source = own_images(point, recipe, screen), "validation images of the run"
     else:
@@ -69,6 +82,8 @@ def calibrate(
     logits = torch.from_numpy(logits_of_split(split, recipe, trained, screen))
     with screen.bar("calibrating", FOLDS + 1) as bar:
         fitted = crossfit(logits, torch.from_numpy(split.labels), torch.from_numpy(prior), bar.to)
+    probabilities = fitted.held_out.exp() if fitted.helps else logits.softmax(1)
+    held_out = abstain.kept(probabilities.numpy(), split.labels)
     result: dict[str, Any] = {
         "schema": 1,
         "step": point.step,
@@ -88,21 +103,49 @@ def calibrate(
             "fitted": float(fitted.prior.max() / fitted.prior.min()),
         },
         "prior": dict(zip(trained.classes, fitted.prior.tolist(), strict=True)),
+        "held_out": {name: values.tolist() for name, values in held_out._asdict().items()},
     }
     file = point.home / FILE
     show(result, f"{recipe.title}, {point.path}", screen)
-    if fitted.helps:
-        write_atomic(file, json.dumps(result, indent=1) + "\n")
-        screen.say(f"written: {file}, which glmc predict uses from now on")
-        return result
-    low, high = fitted.gain
-    why = f"the log-likelihood changes by {low:+.3f} to {high:+.3f} nats an image (95 %), which may be noise"
-    if low > 0:
-        why = f"the ECE rises from {fitted.before['ece']:.2f} to {fitted.after['ece']:.2f} %"
-    screen.say(f"no gain: on held-out images {why}; nothing is written, and more images may tell more")
-    if file.exists():
-        screen.say(f"{file} of an earlier calibration stays in use; delete it to predict without")
+    if not fitted.helps:
+        low, high = fitted.gain
+        why = f"the log-likelihood changes by {low:+.3f} to {high:+.3f} nats an image (95 %), which may be noise"
+        if low > 0:
+            why = f"the ECE rises from {fitted.before['ece']:.2f} to {fitted.after['ece']:.2f} %"
+        screen.say(f"no gain: on held-out images {why}; probabilities stay as they are, and more images may tell more")
+        earlier = find_fitted(point, trained.classes, "delete it, and calibrate again")
+        if earlier is not None and earlier.helps and earlier.step == point.step:
+            screen.say(f"{file} of an earlier calibration stays in use; delete it to predict without")
+            return result
+    target = torch.from_numpy(prior)
+    temperature, origin = (fitted.temperature, fitted.prior) if fitted.helps else (1.0, target)
+    result |= measured(point, recipe, trained, held_out, lambda z: reweighted(z, temperature, origin, target), screen)
+    write_atomic(file, json.dumps(result) + "\n")
+    screen.say(f"written: {file}, which glmc predict uses from now on, also for --unknown and --sets")
     return result
+
+
+def measured(
+    point: checkpoint.Checkpoint,
+    recipe: Settled,
+    trained: Trained,
+    held_out: abstain.Kept,
+    log_probabilities: Callable[[Tensor], Tensor],
+    screen: Screen,
+) -> dict[str, Any]:
+    """{"test": what `abstain.measured` finds on the run's test images}; empty, which is said, if they are not there."""
+    try:
+        split = decoded(own_images(point, recipe, screen, "test"), "test images", recipe.data, screen)
+    except UserError as error:
+        screen.say(f"not measured on the test images of the run: {error}")
+        return {}
+    if not len(split):
+        return {}
+    logits = torch.from_numpy(logits_of_split(split, recipe, trained, screen))
+    group = group_of(trained.counts, recipe.eval.few)
+    found = abstain.measured(log_probabilities(logits).exp().numpy(), split.labels, held_out, group)
+    screen.say(f"what --unknown and --sets do on {len(split)} test images: glmc report {point.home}")
+    return {"test": found}
 
 
 def show(result: dict[str, Any], title: str, screen: Screen) -> None:
@@ -150,18 +193,50 @@ def find_calibration(
     Raises:
         UserError: the file cannot be used.
     """
-    file = point.home / FILE
-    if not file.exists():
+    file, found = point.home / FILE, find_fitted(point, classes)
+    if found is None:
         say("probabilities as the network gives them, not calibrated: see glmc calibrate")
         return None
-    found = read_json(Fitted, point.home, FILE, "run glmc calibrate again")
-    if set(found.prior) != set(classes):
-        raise UserError(f"{file} is damaged (prior: of other classes than the run); run glmc calibrate again")
     if found.step != point.step:
         say(f"{file} is of step {found.step}, not of step {point.step}, and is not used: run glmc calibrate again")
         return None
+    if not found.helps:
+        say("probabilities as the network gives them: glmc calibrate has found nothing to gain")
+        return None
     prior = np.array([found.prior[name] for name in classes], dtype=np.float64)
     return Calibration(found.temperature, prior, f"{found.images} {found.source}", file)
+
+
+def find_fitted(
+    point: checkpoint.Checkpoint, classes: Sequence[str], remedy: str = "run glmc calibrate again"
+) -> Fitted | None:
+    """What calibration.json of a checkpoint says, of whatever step; None if there is none.
+
+    Raises:
+        UserError: the file cannot be used; with the remedy.
+    """
+    file = point.home / FILE
+    if not file.exists():
+        return None
+    found = read_json(Fitted, point.home, FILE, remedy)
+    if set(found.prior) != set(classes):
+        raise UserError(f"{file} is damaged (prior: of other classes than the run); {remedy}")
+    if found.held_out is not None and max(found.held_out.labels) >= len(classes):
+        raise UserError(f"{file} is damaged (held_out: labels of no class); {remedy}")
+    return found
+
+
+def held_out_of(point: checkpoint.Checkpoint, classes: Sequence[str], option: str) -> abstain.Kept:
+    """The held-out images of a checkpoint.
+
+    Raises:
+        UserError: there are none for the option that needs them, or the file cannot be used.
+    """
+    found = find_fitted(point, classes)
+    if found is None or found.step != point.step or found.held_out is None:
+        raise UserError(f"{option}: needs held-out images of this checkpoint; run glmc calibrate {point.home} first")
+    kept = found.held_out
+    return abstain.Kept(np.array(kept.labels), np.array(kept.true), np.array(kept.first))
 
 
 def recipe_of(point: checkpoint.Checkpoint, overrides: Sequence[str]) -> Settled:

@@ -3,13 +3,13 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from glmc.data import folders, lists
 from glmc.data.inventory import listed, shared_images
-from glmc.data.parts import digests, identity, images_of
+from glmc.data.parts import WORDS, digests, identity, images_of
 from glmc.data.prepare import decoded
 from glmc.data.split import Paths, Split
 from glmc.errors import UserError
@@ -19,25 +19,27 @@ from glmc.runs.trained import find_checkpoint, load_trained, scored
 from glmc.screen import Screen
 
 
-def own_images(point: checkpoint.Checkpoint, recipe: Recipe, screen: Screen) -> Split:
-    """The validation images of a run, not decoded.
+def own_images(
+    point: checkpoint.Checkpoint, recipe: Recipe, screen: Screen, part: Literal["val", "test"] = "val"
+) -> Split:
+    """The validation ("val") or the test images of a run, not decoded.
 
     Raises:
         UserError: it has none, or they are not what they were.
     """
-    if "val" not in point.state["data"]:
+    if part == "val" and "val" not in point.state["data"]:
         raise UserError(
             f"{point.path}: this run has no validation images, and test images are not for fitting; give images that "
             f"it has not seen with --images FOLDER, or train with data.val_fraction=0.1"
         )
-    splits = images_of(recipe.data, screen, folder.inventory_of(point.home, recipe.data.root), needed=("val",)).splits
-    _, prints = identity({"val": splits["val"]}, recipe.data, "resident", screen)
-    if prints["val"] != point.state["data"]["val"]:
+    splits = images_of(recipe.data, screen, folder.inventory_of(point.home, recipe.data.root), needed=(part,)).splits
+    _, prints = identity({part: splits[part]}, recipe.data, "resident", screen)
+    if prints[part] != point.state["data"][part]:
         raise UserError(
-            f"data.root={recipe.data.root}: other validation images than those of {point.path}, so the run may have "
-            f"seen some of them; give the data it belongs to, or others with --images"
+            f"data.root={recipe.data.root}: other {WORDS[part]} images than those of {point.path}, so the run may have "
+            f"seen some of them; give the data it belongs to{', or others with --images' if part == 'val' else ''}"
         )
-    return splits["val"]
+    return splits[part]
 
 
 def given_images(path: Path, recipe: Recipe, classes: Sequence[str], screen: Screen) -> Split:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,11 +24,12 @@ from glmc.data.asked import find_images
 from glmc.data.cells import CsvWriter
 from glmc.data.decode import Progress, cores, decode_image, reason
 from glmc.errors import UserError, printable
-from glmc.inference import sheet
-from glmc.inference.calibrate import PRIORS, assumed_prior, find_calibration, recipe_of
+from glmc.inference import abstain, sheet
+from glmc.inference.calibrate import PRIORS, assumed_prior, find_calibration, held_out_of, recipe_of
 from glmc.inference.prior import read_prior
-from glmc.inference.sorting import refuse_file, sort_into
+from glmc.inference.sorting import as_folder, refuse_file, sort_into
 from glmc.inference.temperature import reweighted
+from glmc.metrics import group_of
 from glmc.recipe import Settled
 from glmc.runs import checkpoint
 from glmc.runs.files import write_atomic
@@ -36,6 +37,8 @@ from glmc.runs.trained import Trained, build_views, find_checkpoint, load_traine
 from glmc.screen import Screen, Terminal
 
 Decoded = tuple[str, "Future[NDArray[np.uint8]]"]
+UNKNOWN = "unknown"
+SHOWN = 10  # classes of a set, in a table and on a page
 
 
 class Prediction(NamedTuple):
@@ -43,6 +46,15 @@ class Prediction(NamedTuple):
 
     labels: NDArray[np.int64]  # [K]
     probabilities: NDArray[np.float64]  # [K], in [0, 1]
+    unknown: bool | None = None  # the first one is not sure enough; None: not asked
+    members: NDArray[np.int64] | None = None  # labels in the set of the image, most probable first; None: not asked
+
+
+class Rules(NamedTuple):
+    """What is asked of a prediction beside its classes; see `abstain`."""
+
+    threshold: float | None = None
+    sets: abstain.Sets | None = None
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
@@ -63,6 +75,8 @@ def predict(
     sheet_file: Path | None = None,
     prior: str | None = None,
     flip: bool = False,
+    unknown: str | None = None,
+    sets: float | None = None,
 ) -> None:
     """Predict image files, in the order in which they are given.
 
@@ -80,6 +94,8 @@ def predict(
             none takes those that the run's method is meant to assume, if the run is calibrated, and leaves the
             probabilities as they are, if not.
         flip: average the probabilities of each image and its mirror image.
+        unknown: "error=0.05" or "coverage=0.9": which images are called unknown, see `abstain`.
+        sets: share of the images whose set of classes is to hold the true one.
 
     Raises:
         UserError: wrong arguments, before anything is predicted; or files that could not be read, after all others
@@ -97,11 +113,16 @@ def predict(
     point = find_checkpoint(run, screen.warn)
     recipe = recipe_of(point, overrides)
     trained = load_trained(point, recipe)
+    if unknown is not None and sorted_into is not None and UNKNOWN in map(as_folder, trained.classes):
+        raise UserError(f"--sort-into {sorted_into}: the run has a class {UNKNOWN}; leave out --unknown or --sort-into")
+    if (unknown is not None or sets is not None) and (flip or prior is not None):
+        raise UserError("--unknown, --sets: held-out images tell nothing for --flip or --prior; leave these two out")
+    rules = rules_of(point, recipe, trained, unknown, sets, screen.say)
     log_probabilities = log_probabilities_of(point, recipe, trained, prior, flip, screen.say)
     asked, problems = find_images(paths)
     bar_hides = as_json and stdout.isatty()  # lines and a bar on one terminal would overwrite each other
     with (Screen(quiet=True) if bar_hides else screen).bar("predicting") as bar:
-        rows = predictions(asked, problems, recipe, log_probabilities, min(top, len(trained.classes)), bar.to)
+        rows = predictions(asked, problems, recipe, log_probabilities, min(top, len(trained.classes)), bar.to, rules)
         table = []
         for path, prediction in rows:
             table.append((path, prediction))
@@ -112,15 +133,46 @@ def predict(
         write_atomic(csv_file, as_csv(table, trained.classes).encode("utf-8", "surrogateescape"))
         screen.say(f"{len(table)} predictions written: {csv_file}")
     if sheet_file is not None:
-        shown = [(path, named(prediction, trained.classes)) for path, prediction in table]
+        shown = [(path, named(each, trained.classes), *remarks(each, trained.classes)) for path, each in table]
         write_atomic(sheet_file, sheet.page(f"{point.home.name}, {recipe.name}", shown, seen_by(recipe)))
         screen.say(f"contact sheet written: {sheet_file}")
     if sorted_into is not None:
-        first = ((path, trained.classes[prediction.labels[0]]) for path, prediction in table)
+        first = ((path, UNKNOWN if each.unknown else trained.classes[each.labels[0]]) for path, each in table)
         copied, there = sort_into(sorted_into, first)
         screen.say(f"{copied} images copied into {sorted_into}{f', {there} were there already' if there else ''}")
     stdout.write("" if csv_file or as_json else as_table(table, trained.classes))
     refuse(problems, len(set(asked)))
+
+
+def rules_of(
+    point: checkpoint.Checkpoint,
+    recipe: Settled,
+    trained: Trained,
+    unknown: str | None,
+    share: float | None,
+    say: Callable[[str], None],
+) -> Rules:
+    """What `unknown` and `share` (of sets) come to on the held-out images of a run, which is said.
+
+    Raises:
+        UserError: they are none, the run has no held-out images, or too few.
+    """
+    rules = Rules()
+    if unknown is not None:
+        abstain.asked(unknown)
+        held = held_out_of(point, trained.classes, f"--unknown {unknown}")
+        threshold, promise = abstain.threshold_for(unknown, held)
+        rules = rules._replace(threshold=threshold.value)
+        say(promise)
+    if share is not None:
+        held = held_out_of(point, trained.classes, f"--sets {share:g}")
+        found = abstain.sets_for(share, held, group_of(trained.counts, recipe.eval.few))
+        rules = rules._replace(sets=found)
+        say(abstain.promise(found, share))
+        lacking = len(trained.classes) - len(np.unique(held.labels))
+        if lacking:
+            say(f"{lacking} classes have no held-out image: for them the sets promise nothing")
+    return rules
 
 
 def seen_by(recipe: Settled) -> Callable[[str], NDArray[np.uint8]]:
@@ -180,6 +232,7 @@ def predictions(
     log_probabilities: Callable[[Tensor], Tensor],
     top: int,
     progress: Progress,
+    rules: Rules,
 ) -> Iterator[tuple[str, Prediction]]:
     """(path, its `top` classes) for each readable file, in the order asked, as soon as it is known.
 
@@ -192,6 +245,7 @@ def predictions(
         log_probabilities: as `log_probabilities_of` gives it.
         top: K.
         progress: called with (files done, files in all).
+        rules: for *unknown* and sets.
     """
     unique = [path for path in dict.fromkeys(asked) if path not in problems]
     found: dict[str, Prediction] = {}
@@ -199,7 +253,7 @@ def predictions(
     for batch in decoded_ahead(unique, recipe, min(recipe.eval.batch_size, len(unique))):
         images = readable(batch, problems)
         if images:
-            found |= predict_batch(images, log_probabilities, top)
+            found |= predict_batch(images, log_probabilities, top, rules)
         done += len(batch)
         progress(done, len(unique))
         while told < len(asked) and (asked[told] in found or asked[told] in problems):
@@ -240,12 +294,21 @@ def readable(batch: Iterable[Decoded], problems: dict[str, str]) -> dict[str, ND
 
 
 def predict_batch(
-    images: dict[str, NDArray[np.uint8]], log_probabilities: Callable[[Tensor], Tensor], top: int
+    images: dict[str, NDArray[np.uint8]], log_probabilities: Callable[[Tensor], Tensor], top: int, rules: Rules
 ) -> dict[str, Prediction]:
     """The `top` classes of each image (uint8 [side, side, ch])."""
-    probabilities, labels = log_probabilities(torch.from_numpy(np.stack(list(images.values())))).exp().topk(top, dim=1)
-    rows = zip(labels.numpy(), probabilities.numpy(), strict=True)
-    return {path: Prediction(*row) for path, row in zip(images, rows, strict=True)}
+    probabilities = log_probabilities(torch.from_numpy(np.stack(list(images.values())))).exp()
+    inside = None if rules.sets is None else rules.sets.of(probabilities.numpy())
+    most, labels = (each.numpy() for each in probabilities.topk(top, dim=1))
+    found = {}
+    for row, path in enumerate(images):
+        unknown = None if rules.threshold is None else bool(most[row, 0] <= rules.threshold)
+        members = None
+        if inside is not None:
+            members = np.flatnonzero(inside[row])
+            members = members[np.argsort(-probabilities[row].numpy()[members], kind="stable")]
+        found[path] = Prediction(labels[row], most[row], unknown, members)
+    return found
 
 
 def named(prediction: Prediction, classes: Sequence[str]) -> list[tuple[str, float]]:
@@ -254,30 +317,49 @@ def named(prediction: Prediction, classes: Sequence[str]) -> list[tuple[str, flo
     return [(classes[label], float(f"{probability:.6g}")) for label, probability in pairs]
 
 
+def remarks(prediction: Prediction, classes: Sequence[str]) -> tuple[str, str]:
+    """The first class, or that it is unknown and the first class at most; and the set of classes, "" if not asked."""
+    first = classes[prediction.labels[0]]
+    members = [] if prediction.members is None else [classes[label] for label in prediction.members]
+    further = f", ... {len(members) - SHOWN} more" if len(members) > SHOWN else ""
+    return f"{UNKNOWN} ({first})" if prediction.unknown else first, ", ".join(members[:SHOWN]) + further
+
+
 def as_line(path: str, prediction: Prediction, classes: Sequence[str]) -> str:
     """A line of JSON."""
     found = [{"class": name, "probability": probability} for name, probability in named(prediction, classes)]
-    return json.dumps({"file": path, "predictions": found}) + "\n"
+    line: dict[str, Any] = {"file": path, "predictions": found}
+    line |= {} if prediction.unknown is None else {"unknown": prediction.unknown}
+    line |= {} if prediction.members is None else {"set": [classes[label] for label in prediction.members]}
+    return json.dumps(line) + "\n"
 
 
 def as_csv(rows: Sequence[tuple[str, Prediction]], classes: Sequence[str]) -> str:
-    """A row for each image: file, class, probability, class 2, probability 2, and so on."""
+    """A row for each image: file, class, probability, class 2, probability 2, and so on; unknown and set if asked."""
     text = io.StringIO()
     writer = CsvWriter(text)
-    width = len(rows[0][1].labels) if rows else 1
-    further = [f"{heading} {rank}" for rank in range(2, width + 1) for heading in ("class", "probability")]
-    writer.writerow(["file", "class", "probability", *further])
+    first = rows[0][1] if rows else Prediction(np.empty(1, np.int64), np.empty(1))
+    further = [f"{heading} {rank}" for rank in range(2, len(first.labels) + 1) for heading in ("class", "probability")]
+    asked = ["unknown"] * (first.unknown is not None) + ["set"] * (first.members is not None)
+    writer.writerow(["file", "class", "probability", *further, *asked])
     for path, prediction in rows:
-        writer.writerow([path, *(value for pair in named(prediction, classes) for value in pair)])
+        cells = [value for pair in named(prediction, classes) for value in pair]
+        if prediction.unknown is not None:
+            cells.append("yes" if prediction.unknown else "no")
+        if prediction.members is not None:
+            cells.append("|".join(classes[label] for label in prediction.members))
+        writer.writerow([path, *cells])
     return text.getvalue()
 
 
 def as_table(rows: Sequence[tuple[str, Prediction]], classes: Sequence[str]) -> str:
     """A line for each image, in columns; wide as it needs to be, so that names stay whole in a pipe."""
-    lines = [("file", "class", "probability", "others")] if rows else []
+    sets = bool(rows) and rows[0][1].members is not None
+    lines = [("file", "class", "probability", "set" if sets else "others")] if rows else []
     for path, prediction in rows:
-        (name, probability), *others = named(prediction, classes)
-        rest = ", ".join(f"{other} {100 * p:.1f} %" for other, p in others)
+        (_, probability), *others = named(prediction, classes)
+        name, members = remarks(prediction, classes)
+        rest = members if sets else ", ".join(f"{other} {100 * p:.1f} %" for other, p in others)
         lines.append((in_line(path), name, f"{100 * probability:.1f} %", rest))
     wide = [max(len(line[column]) for line in lines) for column in range(3)] if lines else []
     return "".join(f"{f:<{wide[0]}}  {c:<{wide[1]}}  {p:>{wide[2]}}  {o}".rstrip() + "\n" for f, c, p, o in lines)

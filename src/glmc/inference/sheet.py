@@ -16,12 +16,12 @@ SHOWN = 1000  # images of a page, at most: about 5 MB
 SIDE = 128  # pixels of a thumbnail
 
 
-def page(title: str, rows: Sequence[tuple[str, Named]], picture: Callable[[str], NDArray[np.uint8]]) -> str:
+def page(heading: str, rows: Sequence[tuple[str, Named, str, str]], picture: Callable[[str], NDArray[np.uint8]]) -> str:
     """The page.
 
     Args:
-        title: of the page, such as the name of the run.
-        rows: path and most probable classes of each image.
+        heading: of the page, such as the name of the run.
+        rows: path, most probable classes, title and set of each image; the set is "" where none is asked.
         picture: path -> uint8 [side, side, 1 or 3], as the network sees it.
     """
     from glmc.report.page import render  # matplotlib: not worth a second where no page is wanted
@@ -32,11 +32,13 @@ def page(title: str, rows: Sequence[tuple[str, Named]], picture: Callable[[str],
             "file": os.fsencode(path).decode("utf-8", "replace"),
             "picture": thumbnail(picture(path)),
             "named": [(name, f"{100 * probability:.1f} %") for name, probability in named[:3]],
+            "title": title,
+            "set": members,
         }
-        for path, named in least
+        for path, named, title, members in least
     ]
-    classes = Counter(named[0][0] for _, named in rows).most_common()
-    return render("sheet.html", {"title": title, "cases": cases, "images": len(rows), "classes": classes})
+    classes = Counter(title for _, _, title, _ in rows).most_common()
+    return render("sheet.html", {"title": heading, "cases": cases, "images": len(rows), "classes": classes})
 
 
 def thumbnail(pixels: NDArray[np.uint8]) -> str:

@@ -39,6 +39,7 @@ class Fitted(NamedTuple):
     after: dict[str, float]
     gain: tuple[float, float]  # 95 % interval of how much the log-likelihood of an image grows, in nats
     ece_by_chance: float  # percent
+    held_out: Tensor  # float64 [N, C], log-probabilities for the assumed frequencies, by the fit to the other folds
 
     @property
     def helps(self) -> bool:
@@ -60,12 +61,13 @@ def crossfit(logits: Tensor, labels: Tensor, assumed: Tensor, progress: Callable
     shares = class_shares(labels, logits.shape[1])
     fold = torch.from_numpy(Draws(0, "calibration").permutation(len(labels)) % FOLDS)
     temperature, prior = fit(logits, labels, assumed)
-    after, others = torch.empty_like(logits), []
+    after, held_out, others = torch.empty_like(logits), torch.empty_like(logits), []
     for number in range(FOLDS):
         progress(number + 1)
         kept, held = fold != number, fold == number
         without, its_prior = fit(logits[kept], labels[kept], assumed)
         after[held] = reweighted(logits[held], without, its_prior, shares)
+        held_out[held] = reweighted(logits[held], without, its_prior, assumed)
         others.append(math.log(without))
     progress(FOLDS + 1)
     spread = float(np.var(others)) * (FOLDS - 1)  # delete-a-group jackknife, Kott, J. Official Statistics 2001
@@ -80,6 +82,7 @@ def crossfit(logits: Tensor, labels: Tensor, assumed: Tensor, progress: Callable
         after=metrics_of(after, labels),
         gain=(float(gain.low), float(gain.high)),
         ece_by_chance=ece_by_chance(after),
+        held_out=held_out,
     )
 
 

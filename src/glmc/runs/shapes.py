@@ -1,7 +1,7 @@
 """What the JSON files of a run may hold: whatever is read back is held against this first. Needs no torch."""
 
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, Self, TypeVar
+from typing import Annotated, Any, Literal, NotRequired, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -114,6 +114,65 @@ class Environment(BaseModel):
     resumed: list[dict[str, Any]] = []
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class HeldOut(BaseModel):
+    """Of each held-out image its class, and the probabilities of that and of the most probable one."""
+
+    labels: list[Count] = Field(min_length=1)
+    true: list[Share]
+    first: list[Share]
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if not len(self.labels) == len(self.true) == len(self.first):
+            raise ValueError(f"{len(self.labels)} labels, {len(self.true)} and {len(self.first)} probabilities")
+        return self
+
+
+Group = Literal["all", "many", "medium", "few"]
+
+
+class Answers(TypedDict):
+    """The share of the images that is answered, and of these the share that is wrong."""
+
+    answered: Share
+    wrong: Share
+
+
+class Answered(Answers):
+    """What a threshold for *unknown* does on test images."""
+
+    asked: Annotated[str, Field(pattern=r"^(error|coverage)=0\.\d+$")]
+    images: Count  # that are answered
+    alike: Answers  # with classes weighted to the frequencies of the held-out images
+
+
+class Covered(TypedDict):
+    """Test images, the share of them whose set holds the true class, and the mean number of classes in a set."""
+
+    images: Annotated[int, Field(gt=0)]
+    covered: Share
+    size: float
+
+
+class SetsOf(TypedDict):
+    """What sets do, for all images and for each group."""
+
+    asked: Share
+    groups: dict[Group, Covered]
+
+
+class Measured(BaseModel):
+    """What thresholds and sets chosen on held-out images do on the test images, as `inference.abstain` measures it."""
+
+    images: Count
+    curves: dict[Group, Annotated[list[tuple[Share, Share]], Field(min_length=1)]]  # answered, wrong
+    unknown: list[Answered]
+    sets: list[SetsOf]
+
+
 class Fitted(BaseModel):
     """What the predictions of a run are calibrated with: calibration.json."""
 
@@ -122,6 +181,9 @@ class Fitted(BaseModel):
     source: str
     temperature: float = Field(gt=0, allow_inf_nan=False)
     prior: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
+    helps: bool = True
+    held_out: HeldOut | None = None
+    test: Measured | None = None
 
 
 class Pace(TypedDict):
