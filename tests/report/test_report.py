@@ -97,6 +97,22 @@ def leave_evidence(folder, classes, counts, confusion, side):
     evidence.write(folder, classes, true, predicted, confidence, picture(true), train, picture(train))
 
 
+def leave_calibration(run, step):
+    """calibration.json with what thresholds and sets do on 500 test images."""
+    alike = {"answered": 0.8125, "wrong": 0.03125}
+    unknown = [{"asked": "error=0.05", "images": 300, "answered": 0.6, "wrong": 0.07, "alike": alike}]
+    group = {"images": 500, "covered": 0.915, "size": 1.75}
+    measured = {
+        "images": 500,
+        "curves": {"all": [[0.5, 0.02], [1, 0.1]], "few": [[0.5, 0.04], [1, 0.4]]},
+        "unknown": unknown,
+        "sets": [{"asked": share, "groups": {"all": group, "few": group | {"images": 50}}} for share in (0.8, 0.9)],
+    }
+    prior = dict.fromkeys(DIGITS, 0.1)
+    facts = {"step": step, "images": 100, "source": "", "temperature": 1.0, "prior": prior, "test": measured}
+    (run / "calibration.json").write_text(json.dumps(facts))
+
+
 def falling(number, largest, imbalance):
     return [max(1, int(largest * (1 / imbalance) ** (i / max(number - 1, 1)))) for i in range(number)]
 
@@ -143,6 +159,7 @@ def ten(tmp_path_factory):
     published = {"top1": 87.75, "network": "resnet32_w64", "source": "README 2023-05-15"}
     expect = {"top1": 71.0, "sd": 0.5, "seeds": 5, "record": "benchmarks/records/digits.json"}
     run = digits(tmp_path_factory.mktemp("ten") / "run", epochs=14, side=32, published=published, expect=expect)
+    leave_calibration(run, step=140)
     return run, page(run)
 
 
@@ -206,7 +223,7 @@ def test_the_page_needs_nothing_from_outside(ten):
 
 def test_inline_figures_hold_no_fixed_colour(ten):
     drawings = re.findall(r"<svg.*?</svg>", ten[1], re.DOTALL)
-    assert len(drawings) == 6, "frequency twice, terms, accuracy, confusion, reliability"
+    assert len(drawings) == 8, "frequency twice, terms, accuracy, confusion, reliability, risk, sets"
     for svg in drawings:
         assert re.findall(r"#[0-9a-f]{6}\b|#[0-9a-f]{3}\b|(?:fill|stroke): (?:black|white)", svg) == []
         assert "var(--ink)" in svg
@@ -262,6 +279,22 @@ def test_reliability_and_confidence_of_the_groups(ten):
     right = 100 * statistics.fmean(row["true"] == row["predicted"] for row in few)
     word = "about right" if abs(sure - right) < 2 else "too sure" if sure > right else "not sure enough"
     assert f"few {sure:.1f} {right:.1f} {word}" in Text(html).all
+
+
+def test_what_was_promised_for_unknown_and_sets_stands_beside_what_test_images_show(ten):
+    text = Text(ten[1]).all
+    assert "at most 5 % wrong --unknown error=0.05 60.0 7.0 4.6–10.5 3.1 of 81.2" in text
+    assert "all images 91.5 88.7–93.6 1.8" in text
+    assert "few 91.5 80.5" in text
+
+
+def test_without_a_calibration_of_its_end_a_run_has_the_curve_of_its_predictions_alone(tmp_path):
+    run = digits(tmp_path / "run", side=8)
+    leave_calibration(run, step=70)
+    text = Text(page(run)).all
+    assert "Wrong answers against images answered" in text
+    assert "finds thresholds on held-out images" in text
+    assert "error=0.05" not in text
 
 
 def test_a_run_without_predictions_has_no_reliability_and_no_pictures(tmp_path):
@@ -475,7 +508,7 @@ def browse(folder: Path, address: Path, *flags: str) -> str:
 @pytest.mark.parametrize("kind", ["ten", "thousand"])
 def test_nothing_overflows_in_a_browser(tmp_path, ten, width, kind):
     html = ten[1] if kind == "ten" else page(many_classes(tmp_path / "run", 1000, per_class=10, side=80))
-    assert_fits(tmp_path, html, width, 6)
+    assert_fits(tmp_path, html, width, {"ten": 8, "thousand": 7}[kind])
 
 
 def assert_fits(tmp_path, html, width, drawings):

@@ -195,6 +195,41 @@ def trust(run: Run) -> list[dict[str, str]]:
     return rows
 
 
+def answered(run: Run) -> list[dict[str, str]]:
+    """What thresholds for *unknown*, from held-out images, do on the test images, in percent; none if not measured."""
+    rows = []
+    for each in run.measured.unknown if run.measured is not None else ():
+        kind, share = each["asked"].split("=")
+        percent = f"{100 * float(share):g} %"
+        rows.append(
+            {
+                "asked": f"at most {percent} wrong" if kind == "error" else f"{percent} answered",
+                "option": f"--unknown {each['asked']}",
+                "answered": number(100 * each["answered"]),
+                "wrong": number(100 * each["wrong"] if each["images"] else None),
+                "interval": "{:.1f}–{:.1f}".format(*wilson(each["wrong"], each["images"])) if each["images"] else "",
+                "alike": number(100 * each["alike"]["wrong"] if each["alike"]["answered"] else None),
+                "alike_answered": number(100 * each["alike"]["answered"]),
+            }
+        )
+    return rows
+
+
+def in_sets(run: Run, share: float = 0.9) -> list[dict[str, str]]:
+    """By group, how often sets for `share` hold the true class, and their mean size; none if not measured."""
+    groups = [each["groups"] for each in (run.measured.sets if run.measured else ()) if each["asked"] == share]
+    return [
+        {
+            "name": "all images" if name == "all" else name,
+            "covered": number(100 * found["covered"]),
+            "interval": "{:.1f}–{:.1f}".format(*wilson(found["covered"], found["images"])),
+            "size": number(found["size"]),
+        }
+        for rows in groups
+        for name, found in rows.items()
+    ]
+
+
 def errors_upwards(run: Run) -> str | None:
     """Percent of the mistakes that name a class with more training images than the true one; None without any."""
     wrong = run.confusion.copy()
@@ -245,6 +280,8 @@ def write(run: Path, target: Path | None = None) -> Path:
             "tail": tail_classes(facts),
             "worst": worst_classes(facts),
             "trust": trust(facts),
+            "answered": answered(facts),
+            "in_sets": in_sets(facts),
             "everyone": [class_facts(facts, int(c)) for c in facts.order],
             "upwards": errors_upwards(facts),
             "command": command(facts),

@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from glmc.metrics import BINS, GROUPS, METRICS, reliability
+from glmc.metrics import BINS, GROUPS, METRICS, reliability, risk_coverage, wilson
 from glmc.report.drawing import COLOUR, DASHES, MARKERS, clean, curve, draw, legend, runs_of, short, whole_epochs
 from glmc.report.finished import Run
 
@@ -226,12 +226,77 @@ def draw_reliability(run: Run, figure: Figure) -> bool:
     return True
 
 
+def curves_of(run: Run) -> dict[str, NDArray[np.float64]]:
+    """Of all test images ("all") and of each group: `metrics.risk_coverage`, with calibrated confidence if there is."""
+    if run.measured is not None:
+        return {name: np.array(curve) for name, curve in run.measured.curves.items()}
+    found = run.predictions
+    if found is None:
+        return {}
+    right, group = found.predicted == found.true, run.group[found.true]
+    members = {"all": np.ones(len(right), dtype=np.bool_)} | {name: group == i for i, name in enumerate(GROUPS)}
+    return {name: risk_coverage(found.confidence[of], right[of]) for name, of in members.items() if of.any()}
+
+
+def style_of(name: str) -> dict[str, Any]:
+    """How the line of a group, or of all images, looks."""
+    if name not in GROUPS:
+        return {"color": COLOUR["ink"], "linewidth": 2.2}
+    return {"color": COLOUR[name], "linestyle": DASHES[GROUPS.index(name)]}
+
+
+def draw_risk(run: Run, figure: Figure) -> bool:
+    """Wrong answers against how many images are answered, the surest first; where the stated errors come to lie."""
+    curves = curves_of(run)
+    if not curves:
+        return False
+    axes = figure.subplots()
+    for name, points in curves.items():
+        axes.plot(*(100 * points).T, label=name, **style_of(name))
+    highest = max(float(100 * points[len(points) // 20 :, 1].max()) for points in curves.values())
+    for each in run.measured.unknown if run.measured is not None else ():
+        kind, share = each["asked"].split("=")
+        if kind == "error" and each["images"]:
+            place, words = (100 * each["answered"], 100 * each["wrong"]), f"≤ {100 * float(share):g} %"
+            axes.plot(*place, marker="o", color=COLOUR["heat"], markersize=7, linestyle="none")
+            axes.annotate(words, place, (-6, 6), textcoords="offset points", ha="right", fontsize=9)
+    axes.set(xlim=(0, 101), ylim=(0, min(max(1.1 * highest, 5), 103)), xlabel="images answered, %")
+    axes.set_ylabel("wrong among them, %")
+    clean(axes)
+    legend(figure, axes, 4)
+    return True
+
+
+def draw_sets(run: Run, figure: Figure) -> bool:
+    """How often sets hold the true class, against how often they should, by group."""
+    if run.measured is None or not run.measured.sets:
+        return False
+    axes, rows = figure.subplots(), run.measured.sets
+    axes.plot([0, 100], [0, 100], color=COLOUR["muted"], linewidth=1.0, linestyle=DASHES[1], label="as it should be")
+    for name in ("all", *GROUPS):
+        found = {100 * row["asked"]: row["groups"][name] for row in rows if name in row["groups"]}
+        if found:
+            shares = [100 * each["covered"] for each in found.values()]
+            low, high = zip(*(wilson(each["covered"], each["images"]) for each in found.values()), strict=True)
+            axes.plot(list(found), shares, label=name, marker="o", markersize=4, **style_of(name))
+            band = COLOUR["ink"] if name == "all" else COLOUR[name]
+            axes.fill_between(list(found), low, high, color=band, alpha=0.1, linewidth=0)
+    lowest = 100 * min(row["asked"] for row in rows)
+    axes.set(xlim=(lowest - 2, 100), ylim=(lowest - 2, 102), xlabel="asked for, %")
+    axes.set_ylabel("true class is in the set, %")
+    clean(axes)
+    legend(figure, axes, 3)
+    return True
+
+
 FIGURES = {
     "frequency": (draw_frequency, ((4.8, 4.9), (10.0, 4.6))),
     "terms": (draw_terms, ((4.8, 3.4),)),
     "accuracy": (draw_accuracy, ((4.8, 3.4),)),
     "confusion": (draw_confusion, ((4.8, 5.0),)),
     "reliability": (draw_reliability, ((4.8, 4.4),)),
+    "risk": (draw_risk, ((4.8, 3.8),)),
+    "sets": (draw_sets, ((4.8, 3.8),)),
 }
 
 

@@ -17,7 +17,7 @@ from glmc.report.evidence import Predictions, read_examples, read_predictions
 from glmc.runs import result
 from glmc.runs.files import text_of
 from glmc.runs.result import Result
-from glmc.runs.shapes import Environment, read_json, record_of
+from glmc.runs.shapes import Environment, Fitted, Measured, read_json, record_of
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Run:
         counts: int64 [C], training images per class.
         confusion: int64 [C, C], row = true class, column = predicted class, test images of the last epoch.
         predictions: the prediction for each test image; None where the run left none.
+        measured: what *unknown* and sets do on the test images, if it was calibrated at its end.
         examples: what `evidence.read_examples` says.
     """
 
@@ -45,6 +46,7 @@ class Run:
     counts: NDArray[np.int64]
     confusion: NDArray[np.int64]
     predictions: Predictions | None
+    measured: Measured | None
     examples: dict[str, Any]
 
     @property
@@ -117,8 +119,17 @@ def read(run: Path) -> Run:
         counts=np.array(found.counts, dtype=np.int64),
         confusion=confusion,
         predictions=predictions,
+        measured=measured_of(run, found),
         examples=read_examples(run),
     )
+
+
+def measured_of(run: Path, found: Result) -> Measured | None:
+    """What calibration.json says of the test images; None if there is none, or it is of an earlier checkpoint."""
+    if not (run / "calibration.json").exists():
+        return None
+    fitted = read_json(Fitted, run, "calibration.json", "run glmc calibrate again")
+    return fitted.test if fitted.step == found.steps else None
 
 
 def confusion_of(run: Path) -> tuple[tuple[str, ...], NDArray[np.int64]]:
