@@ -121,7 +121,8 @@ def calibrated(
     temperature, origin = (fitted.temperature, fitted.prior) if fitted.helps else (1.0, target)
     result |= measured(point, recipe, trained, held_out, lambda z: reweighted(z, temperature, origin, target), screen)
     write_atomic(file, json.dumps(result) + "\n")
-    screen.say(f"written: {file}, which glmc predict uses from now on, also for --unknown and --sets")
+    when = "from now on, also for" if fitted.helps else "for"
+    screen.say(f"written: {file}, which glmc predict uses {when} --unknown and --sets")
     return result
 
 
