@@ -2,10 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
+from glmc import recipe
 from glmc.batches.sampling import resampled_rows, shuffled_rows
 from glmc.random import Draws
+from glmc.screen import Screen
+from glmc.train.build import build
 
 COUNTS = np.array([500, 48, 5, 20])
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(4), COUNTS))
@@ -50,3 +54,12 @@ def test_a_class_without_images_is_never_drawn():
     labels = np.array([0, 0, 2, 2, 2])
     for exponent in (0.0, 1.0, 2.0):
         assert set(labels[resampled_rows(Draws(0, "e"), labels, exponent, 200)]) == {0, 2}
+
+
+@pytest.mark.parametrize(("sampling", "exponent"), [(0.5, 0.5), (1.0, 0.0)])
+def test_square_root_and_balanced_sampling_are_values_of_a_recipe(sampling, exponent):
+    parts = build(recipe.load("digits_lt/ce", [f"method.sampling={sampling}", "train.step=eager"]), Screen(quiet=True))
+    rows = torch.cat([parts.loader.epoch(epoch)["instance"].rows for epoch in range(30)])
+    drawn = np.bincount(parts.data.train.labels[rows])
+    wanted = parts.counts.numpy() ** exponent
+    assert stats.chisquare(drawn, wanted / wanted.sum() * len(rows)).pvalue > 1e-3

@@ -183,6 +183,28 @@ def finetune(
 
 
 @app.command()
+def extend(
+    run: RunReference,
+    words: Images = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder, new or empty. Default: the next free one in runs/.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Teach a trained run new classes, or go on with more images of its own; the old images are trained on, too."""
+    command = "glmc " + " ".join(map(shlex.quote, sys.argv[1:]))
+    name, overrides = as_root(*split_words(words))
+    if name is not None:
+        raise UserError(f"{name}: there is no such folder or list of images; name one that is there")
+    if not any(word.startswith("data.root=") for word in overrides):
+        raise UserError("glmc extend needs the new images: glmc extend RUN FOLDER, or data.root=FOLDER")
+    from glmc.deploy import hub
+    from glmc.train import extend as room
+
+    room.extend(hub.resolve(run), overrides, out, command=command, quiet=quiet, since=STARTED)
+
+
+@app.command()
 def sweep(
     words: Words = None,
     seeds: Annotated[str, typer.Option(help="Seeds of each point, e.g. 0,1,2.")] = "0",

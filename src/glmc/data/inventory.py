@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glmc.data.cells import CsvWriter, plain
-from glmc.data.split import Paths, Split
+from glmc.data.split import Paths, Split, spelling
 from glmc.errors import UserError
 
 COLUMNS = ("part", "image", "label", "class", "bytes", "blake2b")
@@ -183,7 +183,7 @@ def news(inventory: Inventory, found: Mapping[str, Split]) -> list[str]:
         for label, name in zip(split.labels.tolist(), names(split), strict=True):
             if name not in known:
                 new.append(name)
-            elif split.classes[label] != known[name]:
+            elif spelling(split.classes[label]) != spelling(known[name]):
                 moved.append(name)
     said = []
     if new:

@@ -19,7 +19,7 @@ from glmc.screen import Screen
 WORDS = {"train": "training", "test": "test", "val": "validation"}
 
 
-def find(data: Data, screen: Screen | None = None) -> sources.Source:
+def find(data: Data, screen: Screen | None = None, *, fewest: int = 2) -> sources.Source:
     """The splits of the recipe's source: images or paths, not decoded, not yet long-tailed.
 
     With data.on_bad_image=skip, every file is read once, here, so that everything after this sees the same images.
@@ -27,6 +27,7 @@ def find(data: Data, screen: Screen | None = None) -> sources.Source:
     Args:
         data: the recipe's section.
         screen: for the progress of that; none for nothing.
+        fewest: classes that there must be.
 
     Raises:
         UserError: whatever is wrong with the data; of images, only that a class is left without any.
@@ -40,6 +41,7 @@ def find(data: Data, screen: Screen | None = None) -> sources.Source:
         val_list=data.val_list,
         columns=columns_of(data),
         hold=HoldOut(data.test_fraction, data.folds, data.fold or 0, data.groups),
+        fewest=fewest,
     )
     return bad.without(source, data, screen or Screen(quiet=True)) if data.on_bad_image == "skip" else source
 
@@ -103,7 +105,7 @@ def images_of(
         refuse_changed(known[part], WORDS[part], lambda paths: digests(paths, data, screen))
     splits = {part: files.split for part, files in known.items()}
     try:
-        source = find(data, screen)
+        source = find(data, screen, fewest=1)
     except UserError as error:  # something has changed beside the images that count
         if data.mean is None:
             raise

@@ -73,6 +73,7 @@ def load(
     val_list: str | None = None,
     columns: Mapping[str, str] | None = None,
     hold: HoldOut = holdout.USUAL,
+    fewest: int = 2,
 ) -> Source:
     """Opens a data set by its name in `SOURCES`.
 
@@ -85,6 +86,7 @@ def load(
             given.
         columns: headings of the "path" and "label" columns of the lists of `list`; none, or one of the two: the usual.
         hold: what is held out for testing where the data have no test set of their own.
+        fewest: classes that there must be; 1 where they come to others.
 
     Raises:
         UserError: anything wrong with the data, naming file, line or class, and the remedy.
@@ -98,15 +100,20 @@ def load(
     if columns and name != "list":
         raise UserError(f"data.columns needs data.name=list, but data.name is {name}: change one of them")
     if name.startswith(hub.PREFIX):
-        return _with_test_set(*hub.read(name, download=download), hold)
-    if name not in SOURCES:
+        source = _with_test_set(*hub.read(name, download=download), hold)
+    elif name in SOURCES:
+        try:
+            source = SOURCES[name](Request(Path(root).expanduser(), download, files, columns or {}, hold))
+        except OSError as error:
+            raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
+    else:
         near = difflib.get_close_matches(name, SOURCES, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise UserError(f"data.name={name!r} is unknown: {hint}`glmc list datasets` shows all of them")
-    try:
-        return SOURCES[name](Request(Path(root).expanduser(), download, files, columns or {}, hold))
-    except OSError as error:
-        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
+    if len(source.train.classes) < fewest:
+        alone = source.train.classes[0]
+        raise UserError(f"the data have the single class {alone!r}: classification needs at least two")
+    return source
 
 
 def digits(request: Request) -> Source:
@@ -171,8 +178,6 @@ def imagenet(request: Request) -> Source:
 def _with_test_set(parts: dict[str, Split], remarks: list[str], hold: HoldOut) -> Source:
     """Holds a test set out of the training images where there is none."""
     train, val = parts["train"], parts.get("val")
-    if len(train.classes) < 2:
-        raise UserError(f"the data have the single class {train.classes[0]!r}: classification needs at least two")
     if "test" in parts:
         if hold.folds is not None:
             raise UserError(

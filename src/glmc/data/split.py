@@ -109,10 +109,15 @@ def check_names(places: Mapping[str, str]) -> None:
         if kinds & {"Cc", "Cs"}:
             what = "a control character" if "Cc" in kinds else "bytes that are no UTF-8"
             raise UserError(f"class {name!r} ({places[name]!r}) has {what} in its name: rename it")
-        key = re.sub(r"[\s_]+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()
+        key = spelling(name)
         if key in seen:
             raise UserError(
                 f"two spellings of a class: {seen[key]!r} ({places[seen[key]]}) and {name!r} ({places[name]}); "
                 "rename one of them"
             )
         seen[key] = name
+
+
+def spelling(name: str) -> str:
+    """What the spellings of a class name have in common, whatever their case, spaces, underscores or Unicode form."""
+    return re.sub(r"[\s_]+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from glmc.losses.base import Loss
 from glmc.mixtures.base import Mixture
 from glmc.models import Backbone
+from glmc.models.heads import Cosine
 from glmc.random import Draws
 from glmc.step import Batch, Step
 
@@ -144,8 +145,8 @@ class Method(nn.Module):
                 )
             self.adopt_head(head)
 
-    def adopt_head(self, head: nn.Linear) -> None:
-        """Start from this classifier."""
+    def adopt_head(self, head: nn.Linear | Cosine) -> None:
+        """Start from this classifier of as many classes."""
         raise ValueError(f"{type(self).__name__} cannot start from a classifier: set starts_from=backbone")
 
     def freeze_backbone(self, statistics: Literal["frozen", "drifting"]) -> None:

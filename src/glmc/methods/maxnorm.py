@@ -7,6 +7,7 @@ from glmc.losses.base import Loss
 from glmc.methods.supervised import Supervised
 from glmc.mixtures.base import Mixture
 from glmc.models import Backbone
+from glmc.models.heads import Cosine
 from glmc.posthoc import max_norm, norm_limit
 
 
@@ -44,7 +45,7 @@ class MaxNorm(Supervised):
         self.limit: Tensor
         self.register_buffer("limit", norm_limit(head.weight, threshold))  # [], fixed when adopting
 
-    def adopt_head(self, head: nn.Linear) -> None:  # noqa: D102
+    def adopt_head(self, head: nn.Linear | Cosine) -> None:  # noqa: D102
         super().adopt_head(head)
         self.limit.copy_(norm_limit(head.weight, self.threshold))
 

@@ -9,7 +9,7 @@ from glmc.losses.base import Loss
 from glmc.methods.base import Method
 from glmc.mixtures.base import Mixture
 from glmc.models import Backbone
-from glmc.models.heads import classifier
+from glmc.models.heads import Cosine, classifier
 from glmc.step import Step
 
 
@@ -67,7 +67,10 @@ class Supervised(Method):
     def head(self) -> nn.Linear | None:  # noqa: D102
         return self.classifier if isinstance(self.classifier, nn.Linear) else None
 
-    def adopt_head(self, head: nn.Linear) -> None:  # noqa: D102
-        if not isinstance(self.classifier, nn.Linear):
-            raise ValueError(f"{type(self.loss).__name__} has a classifier of another kind: starts_from=backbone")
+    def adopt_head(self, head: nn.Linear | Cosine) -> None:  # noqa: D102
+        if isinstance(self.classifier, nn.Linear) != isinstance(head, nn.Linear):
+            raise ValueError(
+                f"{type(self.loss).__name__} has a classifier of another kind than the run: take the run's loss, or "
+                "starts_from=backbone"
+            )
         self.classifier.load_state_dict(head.state_dict())

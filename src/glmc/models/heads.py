@@ -1,6 +1,6 @@
 """Classifiers and projections on top of a backbone."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -74,6 +74,39 @@ def linear(inputs: int, outputs: int, *, bias: bool = True) -> Head:
     return layer
 
 
+@torch.no_grad()
+def with_rows(head: nn.Linear | Cosine, rows: Sequence[int | None], means: Tensor) -> nn.Linear | Cosine:
+    """A classifier that has rows of another, and class means for the classes that the other does not know.
+
+    A new row points from the mean of all class means to that of its class and is as long as the other's are on average;
+    its bias gives it their mean logit at the former. (The class means themselves, Qi et al., CVPR 2018,
+    arXiv:1712.07136, have most of their direction in common: beside trained rows, new classes would win everywhere.)
+    Beside cosines, a new row has their mean cosine with that mean instead, and length 1.
+
+    Args:
+        head: the other.
+        rows: of each of C classes the row of `head`, or none.
+        means: float [C, inputs], mean features of each class.
+    """
+    new = torch.tensor([row is None for row in rows], device=head.weight.device)
+    kept = torch.tensor([row or 0 for row in rows], device=head.weight.device)
+    middle = means.mean(0)
+    if isinstance(head, Cosine):
+        cosine = Cosine(head.weight.shape[1], len(rows), head.scale).to(head.weight.device)
+        common = F.normalize(middle, dim=0)
+        share = (F.normalize(head.weight) @ common).mean()  # cosine of the other's rows with it
+        own = F.normalize(means - (means @ common)[:, None] * common)
+        weight = share * common + (1 - share**2).sqrt() * own
+        cosine.weight.copy_(torch.where(new[:, None], weight, head.weight[kept]))
+        return cosine
+    weight = head.weight.norm(dim=1).mean() * F.normalize(means - middle)
+    bias = F.linear(middle, head.weight, head.bias).mean() - weight @ middle
+    linear = Head(head.weight.shape[1], len(rows)).to(head.weight.device)
+    linear.weight.copy_(torch.where(new[:, None], weight, head.weight[kept]))
+    linear.bias.copy_(torch.where(new, bias, head.bias[kept]))
+    return linear
+
+
 def classifier(kind: Literal["linear", "cosine"], inputs: int, outputs: int, scale: float = 1.0) -> nn.Module:
     """What gives the logits that a loss wants; see `Loss.classifier`. The scale is that of cosines."""
     return linear(inputs, outputs) if kind == "linear" else Cosine(inputs, outputs, scale)
@@ -84,7 +117,7 @@ def start_heads(method: nn.Module, how: Literal["he_zero", "he_uniform", "unifor
 
     Args:
         method: with `Head` layers somewhere inside.
-        how: "he_zero" is what `linear` gives and draws nothing, and so does "class_means", see `start_from_means`;
+        how: "he_zero" is what `linear` gives and draws nothing, and so does "class_means", see `train.beginning`;
             "he_uniform" has He-normal weights and uniform biases
             within 1 / sqrt(inputs), as the published ResNet-32 of GLMC starts; "uniform" draws both uniformly within
             that bound, PyTorch's default, as its other networks start.
@@ -96,19 +129,3 @@ def start_heads(method: nn.Module, how: Literal["he_zero", "he_uniform", "unifor
             module.reset_parameters()
             if how == "he_uniform":
                 nn.init.kaiming_normal_(module.weight)
-
-
-@torch.no_grad()
-def start_from_means(heads: Iterable[Cosine], features: Tensor, labels: Tensor) -> None:
-    """Let each row of cosine classifiers begin as the mean direction of its class.
-
-    Shi et al., ICML 2024, arXiv:2309.10019.
-
-    Args:
-        heads: of C classes.
-        features: float [N, D] of some training images, at least one of each class.
-        labels: int64 [N] in [0, C).
-    """
-    for head in heads:
-        sums = torch.zeros_like(head.weight).index_add_(0, labels, F.normalize(features).to(head.weight.dtype))
-        head.weight.copy_(F.normalize(sums))

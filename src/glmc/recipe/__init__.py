@@ -54,8 +54,10 @@ class Recipe(Section):
     parent: str | None = Field(
         None, min_length=1, description="trained run that this one starts from; null: from scratch"
     )
-    starts_from: Literal["backbone", "all"] | None = Field(
-        None, description="what is taken over from the parent: its backbone, or its classifier, too; null: no parent"
+    starts_from: Literal["backbone", "all", "rows"] | None = Field(
+        None,
+        description="what is taken over from the parent: its backbone, or its classifier, too, or of that the rows of "
+        "its classes, to which others have come (`glmc extend`); null: no parent",
     )
     then: StageWords | Annotated[list[StageWords], Field(min_length=1)] | None = Field(
         None,

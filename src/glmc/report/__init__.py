@@ -70,6 +70,10 @@ def columns(run: Run) -> list[Column]:
         which = "second" if found.stage == 2 else "last"
         note = f"{first.method or first.recipe}, last epoch, before the {which} stage"
         shown.append(Column(f"Stage {found.stage - 1}", note, first.last or {}))
+    if found.extended:
+        note = f"the test images of stage {found.stage - 1}, after the extension"
+        shown.append(Column("The same images", note, found.extended.old))
+        shown.append(Column("New images", "test images that came with the extension", found.extended.new))
     if found.best_on_test:
         note = f"epoch {found.best_on_test['epoch']}; selected on the test set: not a fair figure"
         shown.append(Column("Best on test", note, found.best_on_test, unfair=True))

@@ -151,6 +151,8 @@ def known_files(recipe: Recipe, run: Path, beside: Sequence[Path], screen: Scree
     known = inventory_of(run, recipe.data.root)
     if known is None:
         known = next((split for other in beside if (split := shared(recipe, other)) is not None), None)
+    if known is None and recipe.starts_from == "rows":
+        raise UserError("starts_from=rows: two runs' images belong to it, which only glmc extend RUN puts together")
     if known is None and recipe.parent is not None:
         known = of_parent(recipe, Path(recipe.parent), screen)
     return known
@@ -255,6 +257,8 @@ def show(run: Path, screen: Screen) -> None:
     if found.stage1 is not None:
         before = f"stage {found.stage - 1}"
         rows |= {f"{before}, last epoch": found.stage1.last, f"{before}, flip TTA": found.stage1.flip_tta}
+    if found.extended is not None:
+        rows |= {"extended, the same test images": found.extended.old, "extended, new test images": found.extended.new}
     rows["last epoch" if found.stage2 is None else f"stage {found.stage} ({found.stage2}), last epoch"] = found.last
     rows |= rows_of(sure)
     if found.selected_on_val:
@@ -271,6 +275,8 @@ def show(run: Path, screen: Screen) -> None:
     screen.table(title, {name: scores for name, scores in rows.items() if scores is not None})
     if doubt := doubts(found.last, sure):
         screen.say(doubt)
+    if told := found.told_of_classes():
+        screen.say(told)
     if found.seconds is not None:
         names = {"startup": "start-up", "train": "training", "eval": "evaluation"}
         screen.say(", ".join(f"{found.seconds[key]:.1f} s {name}" for key, name in names.items()))

@@ -18,6 +18,7 @@ from glmc.runs.shapes import AGAIN, Clock, Count, Row, Scores, read_json, shaped
 
 FILE, STAGE_ONE = "result.json", "stage1.json"
 BESIDE = ("confusion.csv", "predictions.csv", "metrics.jsonl", "examples/examples.json")
+TOLD = 10  # classes in a sentence
 THEN = ", then "  # between the stages of a system
 
 
@@ -54,6 +55,16 @@ class StageOne(_File):
     best_on_test: Scores | None = None
     flip_tta: Scores | None = None
     weights_sha256: str | None = None
+    tests: list[Row] | None = None  # of a run that is extended: its classes, on those of its test images that are there
+
+
+class Extended(_File):
+    """An extended run on the test images of the run before, and on those that came with the new images."""
+
+    old: Scores
+    new: Scores
+    old_tests: list[Row]  # classes that have such images
+    new_tests: list[Row]
 
 
 class Result(_File):
@@ -80,6 +91,7 @@ class Result(_File):
     stage2: str | None = None
     settings: dict[str, float] | None = None  # of a second stage without training
     stage1: StageOne | None = None
+    extended: Extended | None = None
     folds: dict[str, dict[str, float]] | None = None  # of a cross-validation: metric -> mean, sd and n of the folds
     expect: Expect | None = None
     published: Published | None = None
@@ -117,6 +129,18 @@ class Result(_File):
     def fold_number(self) -> int:
         """How many folds a cross-validation had; 0 of a single run."""
         return max((int(spread["n"]) for spread in (self.folds or {}).values()), default=0)
+
+    def told_of_classes(self) -> str:
+        """The old classes whose accuracy an extension has changed, most first, and that of the new; else ""."""
+        if self.extended is None or self.stage1 is None:
+            return ""
+        before = {row["class"]: row.get("recall") for row in self.stage1.tests or ()}
+        old = [(row["class"], before[row["class"]], row["recall"]) for row in self.extended.old_tests]
+        old = sorted((each for each in old if each[1] != each[2]), key=lambda each: -abs(each[2] - each[1]))
+        new = [row for row in self.extended.new_tests if row["class"] not in before]
+        told = [f"{name} {was:.1f} before, {now:.1f} now" for name, was, now in old[:TOLD]]
+        told += [f"{row['class']} {row['recall']:.1f}, new" for row in new[:TOLD]]
+        return f"accuracy of single classes: {'; '.join(told) or 'as before'}"
 
     def intervals(self, few: Few) -> dict[str, Interval]:
         """How surely the accuracies of the last epoch are known; `few`: the border of the few-shot group."""

@@ -2,9 +2,8 @@
 
 import copy
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,21 +21,19 @@ from glmc.data.split import Paths
 from glmc.errors import UserError
 from glmc.methods.base import Method
 from glmc.metrics import scores
-from glmc.recipe import Recipe, Settled, parse_settled
+from glmc.recipe import Recipe, Settled
 from glmc.runs.tally import Tally
 from glmc.runs.trained import (
     How,
     build_method,
     build_views,
     evaluate,
-    find_checkpoint,
-    load_trained,
     logits_of,
-    refuse_other_classes,
 )
 from glmc.screen import Screen
 from glmc.step import Batch, Step
-from glmc.train import features, means
+from glmc.train import features
+from glmc.train.beginning import adopt, class_means, start_heads
 from glmc.train.engine import Inputs, Terms, draw, move, state_of, training_step
 from glmc.train.execution import Fallback, Graphed, Makers, Mode
 from glmc.train.muon import Muon
@@ -92,35 +89,6 @@ class Parts:
         return scores(confusion, self.data.train.counts, few=self.recipe.eval.few, extras=extras), confusion
 
 
-def adopt(method: Method, recipe: Settled, classes: Sequence[str], device: torch.device) -> None:
-    """Let a method start from the network of its parent run, if it has one.
-
-    Raises:
-        UserError: there is no such run, its network or classes are others, or method and parent do not go together.
-    """
-    if recipe.parent is None or recipe.starts_from is None:
-        if method.second_stage:
-            raise UserError(f"method.name={recipe.method.name} is a second stage: start it with glmc finetune RUN")
-        return
-    if method.second_stage and recipe.starts_from != "all":
-        raise UserError(
-            f"starts_from={recipe.starts_from}: {recipe.method.name} goes on with a classifier; set it to all"
-        )
-    parent = Path(recipe.parent)
-    point = find_checkpoint(parent)
-    refuse_other_classes(recipe, classes, point.state["classes"])
-    machine = [f"train.device={device.type}", f"train.threads={recipe.train.threads or 'null'}"]
-    first = parse_settled(point.state["recipe"], machine)
-    try:
-        method.adopt(load_trained(point, first).method, recipe.starts_from)
-    except ValueError as error:
-        raise UserError(f"parent={parent}: {error}") from error
-    except RuntimeError as error:
-        raise UserError(
-            f"model.name={recipe.model.name}: not the network of parent={parent}, which is {first.model.name}"
-        ) from error
-
-
 def build(recipe: Recipe, screen: Screen, *, initial: bool = True, known: Inventory | None = None) -> Parts:
     """All the objects of a run, at its beginning.
 
@@ -141,10 +109,8 @@ def build(recipe: Recipe, screen: Screen, *, initial: bool = True, known: Invent
         raise UserError(f"optim.sharpness: {settled.method.name} measures each batch once; set it to null")
     if initial:
         if settled.model.heads == "class_means":
-            (view,) = build_views(settled, ("test",), device)
-            few = build_loader(settled, means.some_of_each_class(data), method, device)
-            means.start_heads(method, few, view, settled.train.precision)
-        adopt(method, settled, data.train.classes, device)
+            start_heads(method, class_means(method, data.train, settled, screen))
+        adopt(method, settled, data.train, device, screen)
     sets = {name: split for name, split in (("test", data.test), ("val", data.val)) if split is not None and len(split)}
     loader = build_loader(settled, data, method, device)
     (seen,) = build_views(settled, ("test",), device)

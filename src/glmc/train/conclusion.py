@@ -11,10 +11,10 @@ from glmc.data.decode import decode_image
 from glmc.data.inventory import names
 from glmc.data.prepare import pixels
 from glmc.data.split import Paths
-from glmc.metrics import per_class
+from glmc.metrics import per_class, scores
 from glmc.report import evidence
 from glmc.runs import checkpoint, folder, result
-from glmc.runs.result import Result
+from glmc.runs.result import Extended, Result
 from glmc.runs.tally import Tally
 from glmc.train.build import Parts
 from glmc.train.engine import State
@@ -28,9 +28,10 @@ def conclude(parts: Parts, run: Path, state: State, records: list[dict[str, Any]
     recipe, tested = parts.recipe, "test" in parts.sets
     tally = parts.tally("test") if tested else Tally(len(parts.counts), parts.device)
     last, confusion = parts.scored(tally)
-    stage = None
+    stage, first = None, None
     if recipe.parent is not None:
         stage = recipe.name.rpartition("+")[2] if "+" in recipe.name else recipe.system
+        first = result.read_stage_one(run)
     found = Result(
         recipe=recipe.name,
         method=recipe.system,
@@ -50,7 +51,8 @@ def conclude(parts: Parts, run: Path, state: State, records: list[dict[str, Any]
         seconds=state.seconds,
         step={"asked": recipe.train.step, **state.modes},
         stage2=stage,
-        stage1=result.read_stage_one(run) if recipe.parent else None,
+        stage1=first,
+        extended=apart(parts, tally, first.tests) if tested and first and first.tests else None,
         expect=recipe.expect,
         published=recipe.published,
     )
@@ -62,6 +64,31 @@ def conclude(parts: Parts, run: Path, state: State, records: list[dict[str, Any]
         from glmc import report  # matplotlib: not worth a second at the start
 
         report.write(run)
+
+
+def apart(parts: Parts, tally: Tally, before: Sequence[Mapping[str, Any]]) -> Extended:
+    """Scores of an extended run on the test images of the run before, which come first, and on the others.
+
+    Args:
+        parts: of the run.
+        tally: of its test images.
+        before: the rows of the run before, whose counts say which of its classes are few.
+    """
+    true, predicted, _ = tally.predictions()
+    own, classes, few = sum(row["test"] for row in before), parts.data.train.classes, parts.recipe.eval.few
+    counts = np.zeros((2, len(classes)), dtype=np.int64)
+    counts[0, : len(before)], counts[1] = [row["train"] for row in before], parts.data.train.counts
+    confusion = np.zeros((2, len(classes), len(classes)), dtype=np.int64)
+    np.add.at(confusion, ((np.arange(len(true)) >= own).astype(np.int64), true, predicted), 1)
+    old, new = (
+        [row for row in per_class(*each, classes) if row["test"]] for each in zip(confusion, counts, strict=True)
+    )
+    return Extended(
+        old=scores(confusion[0], counts[0], few=few),
+        new=scores(confusion[1], counts[1], few=few),
+        old_tests=old,
+        new_tests=new,
+    )
 
 
 def make_up_report(run: Path) -> None:

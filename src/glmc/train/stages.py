@@ -149,7 +149,7 @@ def check(recipe: Recipe) -> None:
             else:
                 before = second_recipe(before, Path("run"), stage, overrides, own=True)
             trained, method = method, rehearsed(before)
-            method.adopt(trained, before.starts_from or "all")
+            method.adopt(trained, "backbone" if before.starts_from == "backbone" else "all")
             if stage in POSTHOC:
                 method.prior = "uniform"  # as `load_trained` says of an adjusted classifier
         except (UserError, ValueError) as error:
