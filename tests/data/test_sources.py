@@ -183,7 +183,8 @@ def test_what_systems_leave_behind_is_left_out_and_other_things_are_said(tmp_pat
     assert [said.replace(f"{tmp_path}", "") for said in source.remarks[:-1]] == [
         ": 1 images beside the class folders are left out, e.g. '/beside.png': put each into the folder of its class",
         ": 3 images in folders below the class folders are left out, e.g. '/cat/deeper/0.png': move them up into the "
-        "folder of their class",
+        "folder of their class, or take them with data.groups=parent-folder, which holds the images of such a folder "
+        "out together",
         ": 3 files of other types (.txt 2, .mp4 1) are left out, e.g. '/cat/clip.mp4'",
         ": 1 empty folders are no classes, e.g. 'left over'",
     ]
@@ -224,6 +225,9 @@ def test_images_in_the_wrong_place_are_named(tmp_path):
     put(tmp_path / "train/1.png", tmp_path / "test/2.png")
     with pytest.raises(UserError, match=r"test holds no images: .*but '.*test/2.png' lies elsewhere"):
         load_folder(tmp_path)
+    put(tmp_path / "sites/cat/a/1.png")
+    with pytest.raises(UserError, match=r"'.*cat/a/1.png' is a folder deeper: data.groups=parent-folder takes"):
+        load_folder(tmp_path / "sites")
 
 
 def test_an_empty_test_folder(tmp_path):

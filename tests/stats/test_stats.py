@@ -13,6 +13,7 @@ from glmc.data.split import Paths
 from glmc.errors import UserError
 from glmc.metrics import GROUPS
 from glmc.stats import advice, duplicates, files, find, terminal
+from glmc.stats.verify import verify
 
 
 def save(file, size=(40, 30), mode="RGB", seed=None, **options):
@@ -248,6 +249,34 @@ def test_test_images_that_are_nearly_a_training_image(tmp_path, told):
     assert any(
         "4 test images nearly the same as a training image, e.g. test/" in text for text in said["advice"]["mend"]
     )
+
+
+def test_frames_of_a_series_that_the_split_would_part(tmp_path, told, capsys):
+    """Ten series of four frames; groups keep each on one side, where they do no harm."""
+    draws = np.random.default_rng(0)
+    for series in range(10):
+        photo = Image.fromarray(draws.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize((64, 48))
+        folder = tmp_path / ("cat", "dog")[series % 2] / f"series{series}"
+        folder.mkdir(parents=True)
+        for frame in range(4):
+            darker = photo.point(lambda value, dark=10 * frame: max(value - dark, 0))
+            darker.save(folder / f"{frame}.jpg")
+            darker.save(folder.parent / f"{series}_{frame}.jpg")
+    parted = told(tmp_path)
+    assert parted["near_duplicates"]["held"]["images"] == parted["images"]["train"] - 32 == 8
+    with pytest.raises(UserError, match="8 images: nearly the same in train and what is held out of it"):
+        verify(str(tmp_path))
+    capsys.readouterr()
+    for path in tmp_path.glob("*/*.jpg"):
+        path.unlink()
+    together = told(tmp_path, "data.groups=parent-folder")
+    assert together["near_duplicates"]["held"]["images"] == 0
+    assert together["near_duplicates"]["train"]["images"] == 30
+    (sentence,) = (text for text in parted["advice"]["mend"] if "nearly the same" in text)
+    assert sentence.startswith("8 of the 8 images held out for testing nearly the same as a training image, e.g. ")
+    assert "data.groups (parent-folder, column:NAME" in sentence
+    assert "nearly the same" not in " ".join(together["advice"]["mend"])
+    verify(str(tmp_path), ["data.groups=parent-folder"])  # nothing speaks against these data
 
 
 def test_duplicates_against_counting_pair_by_pair():

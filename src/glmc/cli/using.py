@@ -83,6 +83,20 @@ def calibrate(
 
 
 @app.command()
+def labels(
+    runs: Annotated[
+        Path, typer.Argument(metavar="RUNS", show_default=False, help="Folder that glmc train --folds has made.")
+    ],
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+) -> None:
+    """List the labels that a cross-validation contradicts most, to look at and to correct: labels.html, labels.csv."""
+    from glmc.inference import labels as room
+
+    room.labels(runs, tuple(overrides or ()), quiet=quiet)
+
+
+@app.command()
 def export(
     run: RunReference,
     kind: Annotated[

@@ -23,7 +23,7 @@ class Tree:
         folder: the folder.
         files: class name -> names of its images, sorted.
         beside: images beside the class folders.
-        below: images in folders below those of their class.
+        below: images in folders below those of their class, where these are left out.
         other: files of other types in class folders.
     """
 
@@ -44,13 +44,14 @@ class Tree:
         return not self.files[name] and not any(path.startswith(inside) for path in [*self.below, *self.other])
 
 
-def read(root: Path) -> tuple[dict[str, Split], list[str]]:
+def read(root: Path, *, deep: bool = False) -> tuple[dict[str, Split], list[str]]:
     """The parts "train", "test", "val" that there are, and remarks.
 
     `root/train/<class>/*` goes with `root/test/<class>/*` and `root/{val,valid,validation}/<class>/*`, in any case of
     letters. With a test folder the validation folder is the validation set; alone, it is the test set. Without a train
     folder, `root/<class>/*` is the only part. Classes and files are sorted by name; hidden ones and what systems leave
-    behind are left out. An empty folder is no class.
+    behind are left out. An empty folder is no class. Images in folders below those of their class are left out, too,
+    save with `deep`.
 
     Raises:
         UserError: no such folder, no images, a class without training images, two spellings of a class, a class name
@@ -65,7 +66,7 @@ def read(root: Path) -> tuple[dict[str, Split], list[str]]:
     if "test" not in where and "val" in where:
         where["test"] = where.pop("val")
         remarks.append(f"{where['test']} is the test set")
-    trees = {part: tree_of(folder) for part, folder in where.items()}
+    trees = {part: tree_of(folder, deep=deep) for part, folder in where.items()}
     classes = _classes(trees["train"], [tree for part, tree in trees.items() if part != "train"])
     for tree in trees.values():
         remarks += _left_out(tree)
@@ -98,34 +99,39 @@ def parts_of(root: Path) -> dict[str, Path]:
     return parts
 
 
-def tree_of(folder: Path) -> Tree:
-    """The images of a folder of class folders, and what in it is not one."""
+def tree_of(folder: Path, *, deep: bool = False) -> Tree:
+    """The images of a folder of class folders, with `deep` in folders below these, too; and what in it is not one."""
     files: dict[str, list[str]] = {}
     below: list[str] = []
     other: list[str] = []
     for entry in _folders(folder):
         visible = [file for file in os.scandir(entry.path) if _visible(file.name)]
-        files[entry.name] = sorted(file.name for file in visible if _is_image(file))
+        images = [file.name for file in visible if _is_image(file)]
         for file in visible:
-            if file.is_dir():
+            if file.is_dir() and deep:
+                images += [os.path.relpath(path, entry.path) for path in _images_below(file.path)]
+            elif file.is_dir():
                 below += _images_below(file.path)
             elif not _is_image(file):
                 other.append(file.path)
+        files[entry.name] = sorted(images)
     tree = Tree(folder, files, sorted(entry.path for entry in os.scandir(folder) if _is_image(entry)), below, other)
     if not any(files.values()):
         found = f", but {tree.ignored[0]!r} lies elsewhere or is something else" if tree.ignored else ""
+        if below and not deep:
+            found = f", but {min(below)!r} is a folder deeper: data.groups=parent-folder takes such images, too"
         raise UserError(f"{folder} holds no images: they should be {folder}/<class>/*.jpg, .png or the like{found}")
     return tree
 
 
 def _images_below(folder: str) -> list[str]:
-    """The images in a folder and all folders below."""
-    return [
-        os.path.join(place, name)
-        for place, _, names in os.walk(folder)
-        for name in names
-        if _visible(name) and name.lower().endswith(IMAGE_ENDINGS)
-    ]
+    """The images in a folder and all folders below, but hidden ones."""
+    found = []
+    for place, below, names in os.walk(folder):
+        below[:] = filter(_visible, below)
+        images = (name for name in names if _visible(name) and name.lower().endswith(IMAGE_ENDINGS))
+        found += [os.path.join(place, name) for name in images]
+    return found
 
 
 def _left_out(tree: Tree) -> list[str]:
@@ -134,7 +140,12 @@ def _left_out(tree: Tree) -> list[str]:
     types = ", ".join(f"{ending} {count:,}" for ending, count in endings.most_common(5))
     kinds = (
         (tree.beside, "images beside the class folders", ": put each into the folder of its class"),
-        (tree.below, "images in folders below the class folders", ": move them up into the folder of their class"),
+        (
+            tree.below,
+            "images in folders below the class folders",
+            ": move them up into the folder of their class, or take them with data.groups=parent-folder, which holds "
+            "the images of such a folder out together",
+        ),
         (tree.other, f"files of other types ({types})", ""),
     )
     return [

@@ -1,8 +1,10 @@
 """Which images are held out: a share of each class, or one of several folds; groups of images stay together."""
 
+import os
 import re
 import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +15,10 @@ from glmc.random import Draws
 
 SEED = 0  # never the run's seed: runs of several seeds are to be compared on the same test images
 
+FOLDERS, COLUMN = "parent-folder", "column:"  # values of data.groups that are no regular expressions
 FINE = 20  # parts that groups are dealt out to for a share of them
+
+NO_PATHS = "data.groups: these images have no paths that could name their groups; leave it out"
 
 Rows = NDArray[np.int64]
 
@@ -26,7 +31,7 @@ class HoldOut:
         fraction: share of each class, in [0, 1); 0 holds nothing out.
         folds: parts of about equal size, of which one is held out instead; none for a share.
         fold: which of them, in [0, folds).
-        groups: regular expression; images whose paths give the same first group (or match) stay together.
+        groups: which images stay together: `data.groups` of a recipe, see `grouped`.
     """
 
     fraction: float = 0.2
@@ -43,12 +48,11 @@ def divide(pool: Split, hold: HoldOut) -> tuple[Rows, Rows, str]:
     if hold.folds is None and hold.fraction == 0:
         none = np.empty(0, dtype=np.int64)
         return np.arange(len(pool)), none, "nothing is held out (data.test_fraction=0): this run has no test images"
-    if hold.groups is not None:
-        groups = groups_of(pool, hold.groups)
-        parts = hold.folds or min(FINE, len(np.unique(groups)), int(pool.counts.max()))
+    if pool.groups is not None:
+        parts = hold.folds or min(FINE, len(np.unique(pool.groups)), int(pool.counts.max()))
         first = hold.fold if hold.folds else 0
         number = 1 if hold.folds else min(max(round(parts * hold.fraction), 1), parts - 1)
-        kept, held = grouped_folds(pool.labels, groups, parts, range(first, first + number))
+        kept, held = grouped_folds(pool.labels, pool.groups, parts, range(first, first + number))
     elif hold.folds is not None:
         kept, held = fold_rows(pool.labels, hold.folds, hold.fold)
     else:
@@ -62,7 +66,7 @@ def divide(pool: Split, hold: HoldOut) -> tuple[Rows, Rows, str]:
             raise UserError(
                 f"data.test_fraction={hold.fraction:g}: nothing can be held out; give more images or groups"
             )
-        share = "in whole groups" if hold.groups else f"{hold.fraction:.0%} of each class"
+        share = "in whole groups" if pool.groups is not None else f"{hold.fraction:.0%} of each class"
         remark = f"there is no test set: {len(held)} of the {len(pool)} images are held out, {share}"
     untested = np.setdiff1d(pool.labels, pool.labels[held])
     if len(untested) and hold.folds is None:
@@ -147,6 +151,10 @@ def grouped_folds(labels: Rows, groups: NDArray[np.int64], folds: int, taken: ra
     from sklearn.model_selection import StratifiedGroupKFold
 
     number, largest = len(np.unique(groups)), int(np.bincount(labels).max())
+    if number == 1:
+        raise UserError(
+            f"data.groups: all {len(labels)} images are one group, so none can be held out; name smaller ones"
+        )
     if not 2 <= folds <= min(number, largest):
         raise UserError(
             f"data.groups: {number} groups, and {largest} images of the largest class, cannot be dealt out to {folds} "
@@ -163,20 +171,54 @@ def grouped_folds(labels: Rows, groups: NDArray[np.int64], folds: int, taken: ra
     return np.flatnonzero(~inside), np.flatnonzero(inside)
 
 
-def groups_of(pool: Split, pattern: str) -> NDArray[np.int64]:
-    """int64 [N]: a number for the group of each image; one that the pattern is not found in is alone.
+def grouped(pool: Split, rule: str, *, of_classes: bool) -> Split:
+    """The images with their groups as `data.groups` names them, if it is not by a column.
+
+    Args:
+        pool: images, N.
+        rule: "parent-folder": the folder that an image lies in, from the folder of its class on; one that lies in that
+            folder itself is alone. Or a regular expression: what its first group, or else all of it, finds in the path;
+            an image in whose path it is not found is alone.
+        of_classes: whether there are folders of classes; those of a list count from the first on.
 
     Raises:
-        UserError: the images have no paths, or the pattern is found in none of them.
+        UserError: the images have no paths, or the rule finds a group for none of them.
     """
     if not isinstance(pool.images, Paths):
-        raise UserError("data.groups: these images have no paths that could name their groups; leave it out")
-    found = [re.search(pattern, pool.images.relative(row)) for row in range(len(pool))]
+        raise UserError(NO_PATHS)
+    paths = [pool.images.relative(row) for row in range(len(pool))]
+    if rule == FOLDERS:
+        folders = (os.path.dirname(path) for path in paths)
+        classes = [pool.classes[label] for label in pool.labels.tolist()]
+        found = [
+            f"/{folder}/".partition(f"/{name}/")[2] if of_classes else folder
+            for folder, name in zip(folders, classes, strict=True)
+        ]
+        lacking = "lies in a folder" + " below that of its class" * of_classes
+        remedy = "put each group into such a folder, or name the groups otherwise"
+    else:
+        matches = [re.search(rule, path) for path in paths]
+        found = [match[1 if match.re.groups else 0] or "" if match else "" for match in matches]
+        lacking, remedy = "has it in its path", "correct the pattern"
     if not any(found):
-        example = pool.images.relative(0)
-        raise UserError(
-            f"data.groups={pattern}: found in none of the {len(pool)} paths, e.g. {example!r}; correct the pattern"
-        )
-    named = [match and match[1 if match.re.groups else 0] for match in found]
-    names = [f"\0{row}" if name is None else name for row, name in enumerate(named)]
+        raise UserError(f"data.groups={rule}: none of the {len(pool)} images {lacking}, e.g. {paths[0]!r}; {remedy}")
+    return replace(pool, groups=numbered([name or f"\0{row}" for row, name in enumerate(found)]))
+
+
+def numbered(names: Sequence[str]) -> NDArray[np.int64]:
+    """int64 [N]: a number for each name, in the order of the names."""
     return np.unique(names, return_inverse=True)[1].astype(np.int64)
+
+
+def whole_classes(pool: Split) -> list[str]:
+    """A remark, if classes of two or more images are one group each, which `divide` always leaves in training."""
+    assert pool.groups is not None
+    pairs = np.unique(np.stack([pool.labels, pool.groups]), axis=1)
+    whole = np.flatnonzero((np.bincount(pairs[0], minlength=len(pool.classes)) == 1) & (pool.counts > 1)).tolist()
+    if not whole:
+        return []
+    more = f" (and of {len(whole) - 1} other classes)" if len(whole) > 1 else ""
+    return [
+        f"data.groups: all images of class {pool.classes[whole[0]]!r}{more} are one group, which stays on the training "
+        "side: nothing can be said about such a class without a second group"
+    ]

@@ -8,6 +8,7 @@ import sys
 from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,10 +78,7 @@ def first_path(file: Path, columns: Mapping[str, str] | None = None) -> str:
 
 def listing(root: Path, part: str, name: str, columns: Mapping[str, str] | None = None) -> Listing:
     """What a list file says, which lies where its name says or under `root`."""
-    given = Path(name).expanduser()
-    file = given if given.is_file() else root / given
-    if not file.is_file():
-        raise UserError(f"data.{part}_list={name}: there is no such file, neither as given nor in {root}")
+    file = _file(root, part, name)
     labels: list[str] = []
     first_line: dict[str, int] = {}
 
@@ -96,10 +94,47 @@ def listing(root: Path, part: str, name: str, columns: Mapping[str, str] | None 
     return Listing(file, encoding_of(file), images, labels, first_line)
 
 
+def column(root: Path, name: str, columns: Mapping[str, str], wanted: str) -> list[str]:
+    """The values of a further column of the training list, which is a table: one for each image.
+
+    Raises:
+        UserError: there is no such column, or it has no value in some line.
+    """
+    file = _file(root, "train", name)
+    asked = f"data.groups=column:{wanted}"
+    if not is_table(file, columns):
+        raise UserError(f"{asked}: {file} has no columns; make it a table, .csv with a header")
+    with _table(file) as (header, rows, _):
+        key = wanted.strip().lower()
+        if key not in header:
+            raise UserError(f"{asked}: {file} has no such column, only {', '.join(header)}; name one of these")
+        place, values = header.index(key), []
+        for line, row in rows:
+            if len(row) <= place or not row[place].strip():
+                raise UserError(
+                    f"{file}:{line}: no value in column {wanted!r}, which data.groups names; write one, or leave the "
+                    "line out"
+                )
+            values.append(sys.intern(row[place].strip()))
+    return values
+
+
+def _file(root: Path, part: str, name: str) -> Path:
+    given = Path(name).expanduser()
+    file = given if given.is_file() else root / given
+    if not file.is_file():
+        raise UserError(f"data.{part}_list={name}: there is no such file, neither as given nor in {root}")
+    return file
+
+
+def is_table(file: Path, columns: Mapping[str, str] | None) -> bool:
+    """Whether a list has columns: its ending says so, or that they are named."""
+    return bool(columns) or file.suffix.lower() in (".csv", ".tsv")
+
+
 def pairs(file: Path, columns: Mapping[str, str] | None = None) -> Iterator[tuple[int, str, str]]:
     """(line, path, label) of each image; a file whose columns are named is a table, whatever its ending."""
-    table = bool(columns) or file.suffix.lower() in (".csv", ".tsv")
-    return _table_pairs(file, columns or {}) if table else _text_pairs(file)
+    return _table_pairs(file, columns or {}) if is_table(file, columns) else _text_pairs(file)
 
 
 def encoding_of(file: Path) -> str:
@@ -159,11 +194,7 @@ def _text_pairs(file: Path) -> Iterator[tuple[int, str, str]]:
 
 def _table_pairs(file: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, str, str]]:
     """(line, path, label) of each record below the header, which tells what separates the fields."""
-    with open(file, encoding=encoding_of(file), newline="") as lines:
-        first = next(lines, "")
-        separator = max(SEPARATORS, key=first.count)
-        rows = _records(file, itertools.chain([first], lines), separator)
-        header = [name.strip().lower() for name in next(rows, (1, []))[1]]
+    with _table(file) as (header, rows, separator):
         path_names = (columns["path"].strip().lower(),) if "path" in columns else PATH_COLUMNS
         label_names = (columns["label"].strip().lower(),) if "label" in columns else LABEL_COLUMNS
         path = next((header.index(name) for name in path_names if name in header), None)
@@ -175,11 +206,20 @@ def _table_pairs(file: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, 
                 "name the columns, e.g. data.columns={path: file, label: species}"
             )
         for line, row in rows:
-            if not any(field.strip() for field in row):
-                continue
             if len(row) <= max(path, label) or not row[path].strip() or not row[label].strip():
                 raise UserError(f"{file}:{line}: no path or no label: {shown(separator.join(row))}; write both")
             yield line, plain(row[path].strip()), plain(row[label].strip())
+
+
+@contextmanager
+def _table(file: Path) -> Iterator[tuple[list[str], Iterator[tuple[int, list[str]]], str]]:
+    """The header in small letters, (line, fields) of each record below it that is not blank, and the separator."""
+    with open(file, encoding=encoding_of(file), newline="") as lines:
+        first = next(lines, "")
+        separator = max(SEPARATORS, key=first.count)
+        rows = _records(file, itertools.chain([first], lines), separator)
+        header = [name.strip().lower() for name in next(rows, (1, []))[1]]
+        yield header, ((line, row) for line, row in rows if any(field.strip() for field in row)), separator
 
 
 def _records(file: Path, lines: Iterable[str], separator: str) -> Iterator[tuple[int, list[str]]]:

@@ -68,8 +68,7 @@ def long_tailed(source: sources.Source, data: Data) -> tuple[Split, Split | None
             )
         )
     if data.val_fraction > 0:
-        hold = HoldOut(data.val_fraction, groups=data.groups)
-        rows, held, _ = holdout.divide(train, hold)
+        rows, held, _ = holdout.divide(train, HoldOut(data.val_fraction))
         train, val = train.select(rows), train.select(held)
     return train, val
 

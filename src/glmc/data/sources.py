@@ -97,6 +97,8 @@ def load(
         raise UserError(
             f"data.{next(iter(files))}_list needs data.name=list, but data.name is {name}: change one of them"
         )
+    if hold.groups is not None and hold.groups.startswith(holdout.COLUMN) and name != "list":
+        raise UserError(f"data.groups={hold.groups} needs data.name=list, but data.name is {name}: change one of them")
     if columns and name != "list":
         raise UserError(f"data.columns needs data.name=list, but data.name is {name}: change one of them")
     if name.startswith(hub.PREFIX):
@@ -113,6 +115,8 @@ def load(
     if len(source.train.classes) < fewest:
         alone = source.train.classes[0]
         raise UserError(f"the data have the single class {alone!r}: classification needs at least two")
+    if hold.groups is not None and source.train.groups is None:
+        raise UserError(holdout.NO_PATHS)
     return source
 
 
@@ -142,12 +146,18 @@ def cifar100(request: Request) -> Source:
 
 def folder(request: Request) -> Source:
     """Any folder of images: train and test (and val) folders of classes, or one folder of classes, part held out."""
-    return _with_test_set(*folders.read(request.root), request.hold)
+    parts, remarks = folders.read(request.root, deep=request.hold.groups == holdout.FOLDERS)
+    return _with_test_set(parts, remarks, request.hold, of_classes=True)
 
 
 def listed(request: Request) -> Source:
     """Any list of images: lines of `path label`, or a table with the header path,label; labels are numbers or names."""
-    return _with_test_set(*lists.read(request.root, request.lists, request.columns), request.hold)
+    parts, remarks = lists.read(request.root, request.lists, request.columns)
+    before, column, name = (request.hold.groups or "").partition(holdout.COLUMN)
+    if column and not before:
+        values = lists.column(request.root, request.lists["train"], request.columns, name)
+        parts["train"] = replace(parts["train"], groups=holdout.numbered(values))
+    return _with_test_set(parts, remarks, request.hold)
 
 
 def imagenet_lt(request: Request) -> Source:
@@ -175,9 +185,12 @@ def imagenet(request: Request) -> Source:
     return replace(_with_test_set(*found, request.hold), mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
-def _with_test_set(parts: dict[str, Split], remarks: list[str], hold: HoldOut) -> Source:
-    """Holds a test set out of the training images where there is none."""
+def _with_test_set(parts: dict[str, Split], remarks: list[str], hold: HoldOut, *, of_classes: bool = False) -> Source:
+    """Holds a test set out of the training images where there is none; `of_classes` as for `holdout.grouped`."""
     train, val = parts["train"], parts.get("val")
+    if hold.groups is not None:
+        train = train if train.groups is not None else holdout.grouped(train, hold.groups, of_classes=of_classes)
+        remarks = [*remarks, *holdout.whole_classes(train)]
     if "test" in parts:
         if hold.folds is not None:
             raise UserError(

@@ -64,6 +64,7 @@ class Split:
         images: uint8 [N, H, W, channels], or N paths that are decoded later.
         labels: int64 [N], in [0, C).
         classes: C names, in label order.
+        groups: int64 [N], the same number for images that a hold-out must not part; none: each is alone.
 
     Raises:
         ValueError: images and labels differ in number, or a label is outside [0, C).
@@ -72,6 +73,7 @@ class Split:
     images: NDArray[np.uint8] | Paths
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
+    groups: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.labels):
@@ -90,7 +92,7 @@ class Split:
     def select(self, rows: NDArray[np.int64]) -> "Split":
         """The images of some rows (int64 [M]), in that order, with all the class names."""
         images = self.images.select(rows) if isinstance(self.images, Paths) else self.images[rows]
-        return Split(images, self.labels[rows], self.classes)
+        return Split(images, self.labels[rows], self.classes, None if self.groups is None else self.groups[rows])
 
 
 def check_names(places: Mapping[str, str]) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from glmc.data import folders, lists
+from glmc.data import folders, holdout, lists
 from glmc.data.inventory import listed, shared_images
 from glmc.data.parts import WORDS, digests, identity, images_of
 from glmc.data.prepare import decoded
@@ -48,7 +48,7 @@ def given_images(path: Path, recipe: Recipe, classes: Sequence[str], screen: Scr
     Raises:
         UserError: no such file, or a class that the run does not know.
     """
-    images, names, places = in_folder(path, screen) if path.is_dir() else in_list(path, Path(recipe.data.root))
+    images, names, places = in_folder(path, recipe, screen) if path.is_dir() else in_list(path, Path(recipe.data.root))
     label_of = {name: label for label, name in enumerate(classes)}
     for name, place in places.items():
         if name not in label_of:
@@ -57,9 +57,9 @@ def given_images(path: Path, recipe: Recipe, classes: Sequence[str], screen: Scr
     return Split(images, np.array([label_of[name] for name in names], dtype=np.int64), tuple(classes))
 
 
-def in_folder(path: Path, screen: Screen) -> tuple[Paths, list[str], dict[str, str]]:
+def in_folder(path: Path, recipe: Recipe, screen: Screen) -> tuple[Paths, list[str], dict[str, str]]:
     """The images of a folder of classes, the class of each, and the folder of each class."""
-    parts, remarks = folders.read(path)
+    parts, remarks = folders.read(path, deep=recipe.data.groups == holdout.FOLDERS)
     for remark in remarks:
         screen.say(remark)
     split = parts["train"]

@@ -95,8 +95,9 @@ class Data(Section):
     groups: str | None = Field(
         None,
         min_length=1,
-        description="regular expression; images whose paths give the same first group (a patient, an animal) are held "
-        "out together",
+        description="images that are held out together (of a patient, an animal, a site): regular expression, whose "
+        "first group in the paths tells; parent-folder: below the class folder, or of a list; column:NAME of the "
+        "training list",
     )
     val_fraction: float = Field(
         0.0, ge=0, lt=1, description="part of each training class held out for validation, in [0, 1)"
@@ -157,7 +158,7 @@ class Data(Section):
             raise rule("n_max", "has no effect without data.imbalance: give both, or set n_max to null")
         if (self.folds is None) != (self.fold is None) or (self.fold or 0) >= (self.folds or 1):
             raise rule("fold", "must be given with data.folds, and lie below it: glmc train --folds 5 sets both")
-        if self.groups is not None:
+        if self.groups is not None and not self.groups.startswith("column:"):
             try:
                 re.compile(self.groups)
             except re.error as error:

@@ -289,6 +289,7 @@ def write(run: Path, target: Path | None = None) -> Path:
             "everyone": [class_facts(facts, int(c)) for c in facts.order],
             "upwards": errors_upwards(facts),
             "command": command(facts),
+            "labels": target.parent == run and (run / "labels.html").is_file(),  # of glmc labels
         }
         write_atomic(target, render("report.html", words).encode(errors="replace"))
     except OSError as error:

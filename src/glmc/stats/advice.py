@@ -235,20 +235,7 @@ def mend(facts: Facts) -> tuple[str, ...]:
                 f"{number(copies.images, f'{part} image')} with the same bytes as a training image, which inflates "
                 "the results: remove them from one side"
             )
-    for part, copies in facts.near.items():
-        if copies.images and part == "train":
-            image, twin = map(facts.name, copies.examples[0])
-            sentences.append(
-                f"{number(copies.images, 'image')} nearly the same as another, e.g. {image} and {twin}, and no test "
-                "set: of the images held out for it, some would have been trained on; remove true copies, or keep "
-                "them together with data.groups"
-            )
-        elif copies.images:
-            image, twin = map(facts.name, copies.examples[0])
-            sentences.append(
-                f"{number(copies.images, f'{part} image')} nearly the same as a training image, e.g. {image} and "
-                f"{twin}: look at them, and remove true copies from one side"
-            )
+    sentences += _near(facts)
     if duplicates.within.images and "test" not in found.parts:
         sentences.append(
             f"{number(duplicates.within.images, 'image')} with the same bytes as another of the class, and no test "
@@ -257,6 +244,35 @@ def mend(facts: Facts) -> tuple[str, ...]:
     if "test" in found.parts:
         sentences += _test_set(found.parts["test"].counts)
     return tuple(sentences)
+
+
+def _near(facts: Facts) -> list[str]:
+    """Images that are nearly the same on both sides of a split."""
+    sentences, groups = [], facts.settings.data.groups
+    together = "keep them together with data.groups (parent-folder, column:NAME, or a pattern of their paths)"
+    if groups is not None:
+        together = f"data.groups={groups} parts them, so name larger groups"
+    for part, copies in facts.near.items():
+        if not copies.images or (part == "train" and "held" in facts.near):  # then only what lies across matters
+            continue
+        image, twin = map(facts.name, copies.examples[0])
+        if part == "train":
+            sentences.append(
+                f"{number(copies.images, 'image')} nearly the same as another, e.g. {image} and {twin}, and no test "
+                f"set: of those held out for it, some would have been trained on; {together}, or remove true copies"
+            )
+        elif part == "held":
+            held = int(facts.counts.sum() - facts.trained.sum())
+            sentences.append(
+                f"{copies.images:,} of the {number(held, 'image')} held out for testing nearly the same as a training "
+                f"image, e.g. {image} and {twin}, which inflates the results: {together}, or remove true copies"
+            )
+        else:
+            sentences.append(
+                f"{number(copies.images, f'{part} image')} nearly the same as a training image, e.g. {image} and "
+                f"{twin}: look at them, and remove true copies from one side, or split anew with data.groups"
+            )
+    return sentences
 
 
 def _test_set(counts: NDArray[np.int64]) -> list[str]:

@@ -39,7 +39,8 @@ class Facts:
         looks: part -> what its images look like.
         duplicates: exact duplicates.
         near: "test" and "val", or without these "train" -> their images that are nearly a training image, other than
-            exact duplicates; empty where there are too many images to compare.
+            exact duplicates; "held" -> of "train", those that are held out for testing and nearly one that is not.
+            Empty where there are too many images to compare.
         odd: kind, a key of `ODD` -> places.
     """
 
@@ -127,7 +128,7 @@ def collect(data: str, settings: Recipe, found: Found, watch: Watch, *, whole: b
         split = found.parts[part]
         odd["broken"] += [f"{where(split, row)} ({why})" for row, why in one.broken.items()]
         odd["disguised"] += [f"{where(split, row)} is {form}" for row, form in one.disguised.items()]
-    return Facts(data, settings, found, looks, equal, near_duplicates(looks, small, whole), odd)
+    return Facts(data, settings, found, looks, equal, near_duplicates(looks, small, found.held, watch, whole), odd)
 
 
 def thumbnails(
@@ -149,28 +150,44 @@ def thumbnails(
 
 
 def near_duplicates(
-    looks: dict[str, Looks], small: dict[str, NDArray[np.uint8]], whole: bool = False
+    looks: dict[str, Looks],
+    small: dict[str, NDArray[np.uint8]],
+    held: NDArray[np.bool_] | None,
+    watch: Watch,
+    whole: bool = False,
 ) -> dict[str, Copies]:
     """Part -> its images that are nearly a training image, each with that one, without those that are one exactly.
 
     Args:
         looks: of each part.
         small: of `thumbnails`.
+        held: bool [N], the training images that are held out for testing; none if that is not known.
+        watch: makes progress bars.
         whole: name all of them.
     """
     if not small:
         return {}
+    every = {part: np.arange(len(pictures)) for part, pictures in small.items()}
+    # What is compared: rows of a part with rows of the training images, or all of these with those before them.
+    compared = {part: (part, rows, every["train"]) for part, rows in every.items() if part != "train"}
+    if not compared:  # there is no test set: part of the training images will be held out for one
+        compared["train"] = ("train", every["train"], every["train"])
+        compared |= {} if held is None else {"held": ("train", np.flatnonzero(held), np.flatnonzero(~held))}
     digests = {part: [tuple(digest) for digest in looks[part].digests.tolist()] for part in small}
-    trained, copies = set(digests["train"]), {}
-    for part in list(small)[1:] or ["train"]:
-        if part == "train":  # there is no test set: part of these will be held out for one
-            pairs = near.alike(small["train"])
+    copies = {}
+    for key, (part, rows, known) in compared.items():
+        with watch("looking for near duplicates", len(rows)) as bar:
+            others = None if key == "train" else small[part][rows]
+            alike = near.alike(small["train"][known], others, bar.to)
+        pairs = [(int(rows[row]), int(known[twin])) for row, twin in alike]
+        if key == "train":
             pairs = [pair for pair in pairs if digests["train"][pair[0]] != digests["train"][pair[1]]]
         else:
-            pairs = [pair for pair in near.alike(small["train"], small[part]) if digests[part][pair[0]] not in trained]
+            trained = {digests["train"][row] for row in known.tolist()}
+            pairs = [pair for pair in pairs if digests[part][pair[0]] not in trained]
         named = pairs if whole else pairs[:EXAMPLES]
         examples: list[list[Place]] = [[(part, row), ("train", twin)] for row, twin in named]
-        copies[part] = Copies(len(pairs), len(pairs), examples)
+        copies[key] = Copies(len(pairs), len(pairs), examples)
     return copies
 
 

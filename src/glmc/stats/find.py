@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glmc import recipe
-from glmc.data import folders, lists
+from glmc.data import folders, holdout, lists
 from glmc.data.parts import columns_of, find, long_tailed
 from glmc.data.sources import SOURCES
 from glmc.data.split import Paths, Split
@@ -32,6 +33,8 @@ class Found(NamedTuple):
         odd: what is wrong, by kind -> the places.
         remarks: sentences of the loader.
         refusal: why training would refuse this data set; None if it would not.
+        held: bool [N], of the training images those that are held out for a missing test set; None where there is one,
+            or that is not known.
     """
 
     parts: dict[str, Split]
@@ -39,6 +42,7 @@ class Found(NamedTuple):
     odd: dict[str, list[str]]
     remarks: tuple[str, ...]
     refusal: str | None
+    held: NDArray[np.bool_] | None = None
 
     @property
     def imbalance(self) -> float:
@@ -117,25 +121,30 @@ def scan(data: recipe.Data) -> Found:
         drawn = {"train": train, "test": source.test} | ({} if val is None else {"val": val})
         return Found(drawn, train.counts, {}, source.remarks, None)
     root = Path(data.root).expanduser()
-    parts, odd = _folder(root, refusal) if data.name == "folder" else _list(root, data)
+    parts, odd = _folder(root, refusal, data) if data.name == "folder" else _list(root, data)
     trained = parts["train"].counts
     remarks: tuple[str, ...] = ()
+    held = None
     if source is not None:
         trained = source.train.counts
         # The loader's remarks on what is left out or empty stand by kind in `odd`.
         told = ("left out", "has no image of", "are no classes")
         remarks = tuple(said for said in source.remarks if not any(part in said for part in told))
-    return Found(parts, trained, odd, remarks, refusal)
+        if "test" not in parts and len(source.test):
+            tested = set(map(partial(where, source.test), range(len(source.test))))
+            held = np.array([where(parts["train"], row) in tested for row in range(len(parts["train"]))])
+    return Found(parts, trained, odd, remarks, refusal, held)
 
 
-def _folder(root: Path, refusal: str | None) -> tuple[dict[str, Split], dict[str, list[str]]]:
+def _folder(root: Path, refusal: str | None, data: recipe.Data) -> tuple[dict[str, Split], dict[str, list[str]]]:
     places = folders.parts_of(root) if root.is_dir() else {}
     places = places or {"train": root}
     if not root.is_dir() or "train" not in places:
         raise UserError(refusal)
     if "test" not in places and "val" in places:
         places["test"] = places.pop("val")
-    trees = {part: folders.tree_of(places[part]) for part in PARTS if part in places}
+    deep = data.groups == holdout.FOLDERS
+    trees = {part: folders.tree_of(places[part], deep=deep) for part in PARTS if part in places}
     train = trees["train"]
     filled = {name for tree in trees.values() for name, files in tree.files.items() if files}
     classes = tuple(sorted(filled | {name for name in train.files if not train.holds_nothing(name)}))

@@ -87,11 +87,14 @@ def shrunk(image: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(image.convert("L").resize((SIDE + 1, SIDE), Image.Resampling.BOX))
 
 
-def alike(train: NDArray[np.uint8], other: NDArray[np.uint8] | None = None) -> list[tuple[int, int]]:
+def alike(
+    train: NDArray[np.uint8], other: NDArray[np.uint8] | None = None, progress: Callable[[int], None] = lambda _: None
+) -> list[tuple[int, int]]:
     """(row of `other`, row of `train`) where the nearest training image is nearly the same, the nearest pairs first.
 
     Args:
         train, other: of `thumbnails`; without others, the training images are compared with those before them.
+        progress: called with the number of images done.
     """
     within, other = other is None, train if other is None else other
     known, found = steps(train), []
@@ -102,6 +105,7 @@ def alike(train: NDArray[np.uint8], other: NDArray[np.uint8] | None = None) -> l
         nearest = likeness.argmax(1)
         best = likeness[np.arange(len(nearest)), nearest]
         found += [(-best[row], start + row, int(nearest[row])) for row in np.flatnonzero(best >= ALIKE).tolist()]
+        progress(min(start + ROWS, len(other)))
     return [(row, twin) for _, row, twin in sorted(found)]
 
 

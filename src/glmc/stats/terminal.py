@@ -108,7 +108,7 @@ def duplicate_rows(facts: Facts) -> list[tuple[str, Copies, list[str]]]:
     for part, word, copies in (("test", "test", found.test), ("val", "validation", found.val)):
         kinds += [(f"the same bytes in train and {word}", copies, False)] if part in parts else []
     kinds += [("nearly the same", facts.near["train"], True)] if "train" in facts.near else []
-    for part, word in (("test", "test"), ("val", "validation")):
+    for part, word in (("test", "test"), ("val", "validation"), ("held", "what is held out of it")):
         kinds += [(f"nearly the same in train and {word}", facts.near[part], False)] if part in facts.near else []
     return [
         (kind, copies, [" = ".join(facts.name(place, label=label) for place in group) for group in copies.examples])

@@ -61,6 +61,8 @@ def problems(facts: Facts) -> dict[str, list[str]]:
     if broken := facts.odd["broken"]:
         found[f"{number(len(broken), 'image')} cannot be read"] = broken
     for kind, copies, names in duplicate_rows(facts):
-        if copies.images and kind != "the same bytes within a class":
+        # Those within the training images do no harm if groups keep them on one side; "held" tells of the others.
+        beside = kind == "nearly the same" and facts.settings.data.groups is not None and "held" in facts.near
+        if copies.images and kind != "the same bytes within a class" and not beside:
             found[f"{number(copies.images, 'image')}: {kind}"] = names
     return found

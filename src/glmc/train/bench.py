@@ -124,11 +124,11 @@ def look(given: Sequence[str], screen: Screen) -> tuple[Split, Split, advice.Cho
     share, data = data.val_fraction, data.model_copy(update={"val_fraction": 0.0})
     train, held = parts.long_tailed(parts.find(data), data)
     if held is None or share:
-        if data.groups is None:
+        if train.groups is None:
             gives = holdout.even_share(train.counts, share or HELD)
             rows, out = holdout.hold_out(train.labels, gives, holdout.SEED)
         else:
-            rows, out, _ = holdout.divide(train, HoldOut(share or HELD, groups=data.groups))
+            rows, out, _ = holdout.divide(train, HoldOut(share or HELD))
         train, held = train.select(rows), train.select(out)
     tested = held.counts[held.counts > 0]
     if len(tested) < 2:
