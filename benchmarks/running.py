@@ -12,7 +12,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from glmc.recipe import Recipe, compose
+from glmc.recipe import Recipe, choice, compose
 from glmc.recipe.systems import rows
 from glmc.runs.files import write_atomic
 from glmc.train.distributed import dismiss
@@ -81,6 +81,7 @@ class Runs:
         folder must be begun.
         """
         values = without_nulls(first.model_dump(mode="json", exclude_defaults=True))
+        values |= {section: choice.chosen(section, values[section]) for section in choice.TABLES if section in values}
         known_by = json.dumps(values, sort_keys=True) + "".join(str(tuple(stage)) for stage in then)
         return self.work / "runs" / blake2b(known_by.encode(), digest_size=6).hexdigest()
 

@@ -30,7 +30,7 @@ Outcome = Literal["survived", "lost", "silent"]  # as promised or a sentence; wo
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--json", type=Path, help="write the table of tests/faults into this file")
+    parser.addoption("--json", type=Path, help="--json=FILE: write the table of tests/faults into it")
 
 
 @pytest.fixture
@@ -66,7 +66,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             "{fault:60} {tried:6} tried {survived:6} survived {lost:4} lost {silent:4} silent".format(**row)
         )
     if file := config.getoption("--json"):
-        file.write_text(json.dumps(table, indent=1) + "\n")
+        import torch
+
+        from glmc import runtime
+
+        command = f"python -m pytest -m {config.option.markexpr!r} --json=FILE"
+        record = {**runtime.environment(torch.device("cpu"), "float32", command), "faults": table}
+        file.write_text(json.dumps(record, indent=1) + "\n")
 
 
 @pytest.fixture
