@@ -261,9 +261,9 @@ class StreamingLoader(Loader):
         except RuntimeError as error:
             lost = self._lost_rows()
             self.close()
-            if not lost:
+            if not lost and "DataLoader worker" not in str(error):
                 raise
-            files = ", ".join(self.paths[row] if row >= 0 else "no file yet" for row in lost)
+            files = ", ".join(self.paths[row] if row >= 0 else "no file yet" for row in lost or [-1])
             raise UserError(
                 f"{files}: the worker that read it has died, most likely ended by the system for lack of memory; "
                 f"set data.workers to less than {self.workers}, or remove the file if it happens again"

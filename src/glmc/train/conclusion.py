@@ -96,7 +96,8 @@ def make_up_report(run: Path) -> None:
     if result.finished(run) and (run / "predictions.csv").exists() and not (run / "report.html").exists():
         from glmc import report
 
-        report.write(run)
+        with folder.held(run):
+            report.write(run)
 
 
 def best_epoch(records: Sequence[Mapping[str, Any]], split: str) -> dict[str, float] | None:
