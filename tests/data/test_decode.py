@@ -568,7 +568,7 @@ def test_a_damaged_cache_is_rebuilt_and_said(tmp_path, paths, how):
     again = Witness(paths, cache)
     assert again.decoded
     assert len(again.said) == 1
-    assert again.said[0].endswith("are damaged: decoding them again")
+    assert again.said[0].endswith("is damaged: it is made again")
     np.testing.assert_array_equal(again.pixels, whole)
     healed = Witness(paths, cache)
     assert (healed.decoded, healed.said) == (False, [])

@@ -217,4 +217,4 @@ def test_what_was_read_from_the_cache_stays_and_exchanged_sets_are_decoded_again
     for ending in (".npy", ".json"):
         (tmp_path / f"{'b' * 64}{ending}").replace(tmp_path / f"{'a' * 64}{ending}")
     assert cache.read(tmp_path, "a" * 64, said.append) is None
-    assert "are damaged: decoding them again" in said[0]
+    assert "is damaged: it is made again" in said[0]

@@ -1,6 +1,7 @@
 """Adapters: they begin as nothing, have the published sizes, and are all that learns and all that is saved anew."""
 
 import copy
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from glmc.models import adapters, build_backbone
 from glmc.runs import checkpoint
 from glmc.runs.trained import find_checkpoint, load_trained
 from glmc.train import run as training
+from glmc.train import stages
 
 CALL = {"command": "glmc", "quiet": True, "since": 0.0}
 VIT = """
@@ -72,6 +74,18 @@ def test_a_bottleneck_is_beside_the_mlp():
         low = (normed @ block.adapter.down.weight.T + block.adapter.down.bias).clamp(min=0)
         added = block.adapter.scale * (low @ block.adapter.up.weight.T + block.adapter.up.bias)
         torch.testing.assert_close(block(tokens), between + block.mlp(block.norm2(between)) + added)
+
+
+def test_nothing_is_left_of_a_pass_that_failed(monkeypatch):
+    net, images = small(), torch.randn(3, 3, 16, 16)
+    for parameter in adapters.adapt(net, "vit", "adaptformer", 4):
+        torch.nn.init.normal_(parameter, std=0.1)
+    answers = net(images)
+    with monkeypatch.context() as patch:
+        patch.setattr(net.blocks[0].mlp, "forward", Mock(side_effect=MemoryError))
+        with pytest.raises(MemoryError):
+            net(torch.randn(3, 3, 16, 16))
+    assert torch.equal(net(images), answers)
 
 
 def test_low_rank_terms_become_weights():
@@ -144,5 +158,16 @@ def test_a_run_saves_what_learns_and_keeps_the_rest_once(place):
     training.resume(run, **CALL)
     again = find_checkpoint(run).tensors("weights")
     assert all(torch.equal(again[name], tensor) for name, tensor in learnt.items())
+    frozen = last / "frozen.safetensors"
+    content = frozen.read_bytes()
+    frozen.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    said = []
+    assert find_checkpoint(run, said.append).step == before.step
+    assert "frozen.safetensors is damaged" in said[0]
+    frozen.write_bytes(content)
+    stages.finetune(run, "tau_norm", (), place / "balanced", **CALL)
+    second = stages.finetune(run, "lws", ("train.epochs=1",), place / "scaled", **CALL)
+    kept = find_checkpoint(second).weights()
+    assert all(torch.equal(kept[name], t) for name, t in method.state_dict().items() if name.startswith("backbone"))
     with pytest.raises(UserError, match="only the formats onnx and torch-export"):
         export.export(str(run), "timm", None, quiet=True)

@@ -1,6 +1,7 @@
 """Pretrained backbones: features that are kept, classifiers that begin as class means, files in others' layouts."""
 
 import functools
+import shutil
 
 import numpy as np
 import pytest
@@ -61,13 +62,25 @@ def test_features_are_computed_once_and_the_run_is_the_same(place, monkeypatch):
     assert seen.count(4) == 1  # an empty image, on which the network is tried
 
 
+def test_a_run_on_kept_features_is_resumed_with_its_own_network(place):
+    """To the same bits, also where neither the file of weights nor the cache is there any more."""
+    run = training.train(recipe.load("probe.yaml", ["train.save_minutes=1.0e-6"]), place / "run", **CALL)
+    whole = find_checkpoint(run).weights()
+    (run / "result.json").unlink()
+    shutil.rmtree(find_checkpoint(run).path)
+    shutil.rmtree(place / "cache")
+    (place / "net.pth").unlink()
+    training.resume(run, **CALL)
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in find_checkpoint(run).weights().items())
+
+
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
         ("views.train=[flip]", "set views.train to what views.test is"),
         ("eval.flip_tta=true", "set eval.flip_tta to false and eval.crops"),
         ("mixture.name=mixup", "set mixture="),
-        ("model.freeze=false", "set model.freeze to true"),
+        ("model.freeze=false", "needs model.freeze=true"),
     ],
 )
 def test_what_happens_to_images_each_epoch_is_refused(place, override, sentence):

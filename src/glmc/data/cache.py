@@ -88,7 +88,7 @@ def read(folder: Path, name: str, say: Callable[[str], None]) -> NDArray[Any] | 
                 return _array_of(content)
     except (OSError, ValueError):
         pass  # as good as damaged
-    say(f"the cached images {array} are damaged: decoding them again")
+    say(f"the cached array {array} is damaged: it is made again")
     return None
 
 
@@ -104,8 +104,8 @@ def write(folder: Path, name: str, array: NDArray[Any], root: str, say: Callable
         _replace(folder / f"{name}.json", lambda file: file.write(json.dumps(about).encode()))
     except OSError as error:
         say(
-            f"the decoded images are not cached, for {folder} cannot take them ({error.strerror}): make room, or set "
-            "GLMC_CACHE to another folder; this run goes on without"
+            f"what was decoded or computed is not cached, for {folder} cannot take it ({error.strerror}): make "
+            "room, or set GLMC_CACHE to another folder; this run goes on without"
         )
 
 

@@ -53,11 +53,10 @@ def gather(folder: Path, opened: Opened, name: str) -> None:
     if opened.result:
         first = opened.result.stage1 and opened.result.stage1.model_copy(update={"run": None})
         result.write(folder, opened.result.model_copy(update={"stage1": first}))
-    if opened.about["calibrated"]:
-        fitted = {
-            **read_json(dict[str, Any], opened.point.home, FILE, "run glmc calibrate again"),
-            "source": "held-out images",
-        }
-        (folder / FILE).write_text(json.dumps(fitted, indent=1) + "\n", encoding="utf-8")
+    if (opened.point.home / FILE).exists():
+        fitted = read_json(dict[str, Any], opened.point.home, FILE, "run glmc calibrate again")
+        if fitted.get("step") == opened.point.step:
+            told = {**fitted, "source": "held-out images"}
+            (folder / FILE).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     text = card.render(opened.about, recipe, "run", few=opened.recipe.eval.few, result=opened.result, name=name)
     (folder / "README.md").write_text(text, encoding="utf-8")

@@ -149,13 +149,14 @@ class Method(nn.Module):
         """Start from this classifier of as many classes."""
         raise ValueError(f"{type(self).__name__} cannot start from a classifier: set starts_from=backbone")
 
-    def freeze_backbone(self, statistics: Literal["frozen", "drifting"]) -> None:
-        """Train the heads alone, and the adapters of the backbone, if it has some.
+    def freeze_backbone(self, statistics: Literal["frozen", "drifting"], *, adapters: bool = False) -> None:
+        """Train the heads alone, or the adapters of the backbone, too.
 
         Args:
             statistics: "frozen" keeps the backbone's running averages, too; "drifting" lets them follow the batches.
+            adapters: whether these learn.
         """
-        self.backbone.freeze()
+        self.backbone.freeze(adapters)
         self.drifting = statistics == "drifting"
 
     def train(self, mode: bool = True) -> "Method":

@@ -34,7 +34,8 @@ class Backbone(nn.Module):
         batch_norm: what happens to BatchNorm when several views come at once; see `models.batch_norm`.
         experts: how often the network holds its later stages; see `models.experts`.
         batch_norm_over: of several processes, whose images BatchNorm's statistics are of.
-        adapted: the parameters that learn when it is frozen; see `models.adapters`.
+        adapted: the parameters that may learn when it is frozen; see `models.adapters`.
+        adapter_width: of its bottlenecks, or their rank; 0: it has none.
     """
 
     def __init__(
@@ -45,9 +46,11 @@ class Backbone(nn.Module):
         experts: int = 1,
         batch_norm_over: Literal["batch", "rank"] = "batch",
         adapted: Sequence[nn.Parameter] = (),
+        adapter_width: int = 0,
     ) -> None:
         super().__init__()
-        self.experts, self.adapted, self.frozen = experts, tuple(adapted), False
+        self.experts, self.frozen = experts, False
+        self.adapted, self.adapter_width = tuple(adapted), adapter_width
         self.net, self.out_dim, self.batch_norm = net, out_dim, batch_norm
         # Tuples: `net` already owns the modules.
         self.norms = tuple(split_by_view(net))
@@ -87,11 +90,11 @@ class Backbone(nn.Module):
             copies.apart = apart
         return self.encode(images, 1 if apart else groups)
 
-    def freeze(self) -> None:
-        """Let nothing learn but its adapters, if it has some."""
+    def freeze(self, adapters: bool) -> None:
+        """Let nothing learn, or nothing but its adapters."""
         self.frozen = True
         self.requires_grad_(False)
-        for parameter in self.adapted:
+        for parameter in self.adapted if adapters else ():
             parameter.requires_grad_(True)
 
     @property
@@ -157,10 +160,12 @@ def build_backbone(
     if experts_from is not None:
         multiply([net, *(network()[0] for _ in range(experts - 1))], experts_from)
     adapted: list[nn.Parameter] = []
+    width = 0
     if adapter is not None:
         width = adapter["width"] or usual_width(classes, max(1, len(blocks(net))))
         adapted = adapt(net, name, adapter["name"], width)
-    return Backbone(net, out_dim, batch_norm, experts, batch_norm_over, adapted)
+        width = 0 if adapter["name"] == "bitfit" else width
+    return Backbone(net, out_dim, batch_norm, experts, batch_norm_over, adapted, width)
 
 
 def pretrained_input(name: str) -> dict[str, Any]:

@@ -60,8 +60,9 @@ def adapt(net: nn.Module, name: str, kind: Literal["adaptformer", "lora", "bitfi
 
 
 def blocks(net: nn.Module) -> list[Any]:
-    """Its transformer blocks: attention, then an MLP beside a residual connection."""
-    return [module for module in net.modules() if all(hasattr(module, part) for part in PARTS)]
+    """Its transformer blocks: attention, then an MLP on tokens [B, N, D], beside a residual connection."""
+    found: list[Any] = [module for module in net.modules() if all(hasattr(module, part) for part in PARTS)]
+    return [block for block in found if not any(isinstance(each, nn.Conv2d) for each in block.mlp.modules())]
 
 
 def usual_width(classes: int, layers: int) -> int:
@@ -97,6 +98,7 @@ class AdaptFormer(nn.Module):
         for start in (self.down.bias, self.up.weight, self.up.bias):
             nn.init.zeros_(start)
         self._taken: Tensor | None = None
+        block.register_forward_pre_hook(self.begin)
         for first in (block.norm2, block.mlp):  # whichever comes first: some networks have the norm after the MLP
             first.register_forward_pre_hook(self.take)
         block.drop_path2.register_forward_hook(self.add)
@@ -104,6 +106,10 @@ class AdaptFormer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         added: Tensor = self.scale * self.up(F.relu(self.down(self.norm(x))))
         return added
+
+    def begin(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """A hook: nothing is left of a pass that has failed halfway."""
+        self._taken = None
 
     def take(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         """A hook: what comes into the branch of the MLP."""
@@ -142,7 +148,9 @@ class LoRA(nn.Module):
     def suits(attention: Any) -> bool:
         """Whether this attention calls one linear layer for queries, keys and values."""
         qkv = getattr(attention, "qkv", None)
-        return isinstance(qkv, nn.Linear) and getattr(attention, "q_bias", None) is None
+        if not isinstance(qkv, nn.Linear) or getattr(attention, "q_bias", None) is not None:
+            return False
+        return qkv.out_features == 3 * qkv.in_features
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         low_q, low_v = self.down(x).chunk(2, dim=-1)  # [B, tokens, rank] each

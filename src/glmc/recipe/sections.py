@@ -408,7 +408,9 @@ class Model(Section):
     pretrained: bool | str = Field(
         False, description="true: timm's weights for this name; or a file of weights; false: random initial weights"
     )
-    freeze: bool = Field(False, description="whether the backbone keeps its weights and only the heads learn")
+    freeze: bool = Field(
+        False, description="whether the backbone, adapters included, keeps its weights and only the heads learn"
+    )
     adapter: Adapter | None = Field(
         None, description="few weights that learn in a backbone that is frozen else, {name, width}; null: none"
     )
@@ -458,10 +460,10 @@ class Model(Section):
     def _agree(self) -> Self:
         if (self.experts > 1) != (self.experts_from is not None):
             raise rule("experts_from", "names a stage if and only if model.experts is above 1")
-        if self.freeze and self.adapter is not None:
-            raise rule("freeze", "is true, and model.adapter learns in a backbone: set one of them to false or null")
         if self.cached and not (self.freeze and self.statistics == "frozen" and self.experts == 1):
-            raise rule("cached", "is true, which is for one frozen backbone: set model.freeze to true")
+            raise rule("cached", "is true, which needs model.freeze=true, model.statistics=frozen and model.experts=1")
+        if self.heads == "class_means" and self.experts > 1:
+            raise rule("heads", "is class_means, which is for a single network: set model.experts to 1")
         if self.statistics == "drifting" and not self.freeze:
             raise rule("statistics", "is drifting, which is for a frozen backbone: set model.freeze to true")
         return self

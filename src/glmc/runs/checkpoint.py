@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glmc.errors import UserError
-from glmc.runs.files import link, remove_temporary, sync, temporary_name, write_through
+from glmc.runs.files import Held, link, remove_temporary, sync, temporary_name, write_through
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +36,7 @@ FROZEN = "frozen"  # the group of the weights that never change
 _MANIFEST_LIMIT = 2**20  # bytes; ours have less than 1000, and this one is read before any checksum
 _STEP = re.compile(r"step-(\d{8,})(\.old)?")
 
-Content = bytes | memoryview | Path
+Content = bytes | memoryview | Held
 Marks = set[tuple[str, int, int, int]]
 _WRITTEN: dict[Path, Marks] = {}  # the checkpoints that this process has written, as it left them
 
@@ -89,6 +89,11 @@ class Checkpoint:
             return load(_content(self.path / file, self._files[file]))
         except (_Damage, SafetensorError, KeyError, TypeError) as error:  # the last two: dtypes, sizes unknown to torch
             raise UserError(f"{self.path / file} cannot be used: {error}; use another checkpoint of the run") from error
+
+    def held(self, name: str) -> Held:
+        """The file of a group of tensors."""
+        file = f"{name}.safetensors"
+        return Held(self.path / file, dict(self._files[file]))
 
     def weights(self, name: str = "weights") -> dict[str, Tensor]:
         """A group of tensors, complete with those that never change, which lie apart; errors of `tensors`."""
@@ -211,7 +216,7 @@ def _write_files(folder: Path, step: int, groups: Mapping[str, Content], state: 
     files = {}
     for name, content in groups.items():
         file = folder / f"{name}.safetensors"
-        files[file.name] = link(content, file) if isinstance(content, Path) else write_through(file, content)
+        files[file.name] = link(content, file) if isinstance(content, Held) else write_through(file, content)
     files[STATE] = write_through(folder / STATE, json.dumps(state, indent=1).encode())
     write_through(folder / MANIFEST, _seal({"format": FORMAT, "step": step, "files": files}))
     sync(folder)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from glmc import trust
 from glmc.errors import UserError
@@ -74,14 +74,28 @@ def write_through(path: Path, content: bytes | memoryview) -> dict[str, Any]:
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def link(source: Path, path: Path) -> dict[str, Any]:
-    """Give a file that is never changed a second name, or copy it where there are none; its entry in the manifest."""
+class Held(NamedTuple):
+    """A file that is never changed, and its entry in the manifest, from when it was written."""
+
+    path: Path
+    entry: dict[str, Any]
+
+    def intact(self) -> bool:
+        """Whether it is there as it was written."""
+        try:
+            content = self.path.read_bytes()
+        except OSError:
+            return False
+        return hashlib.sha256(content).hexdigest() == self.entry["sha256"]
+
+
+def link(held: Held, path: Path) -> dict[str, Any]:
+    """Give a file a second name, or copy it where there are none; its entry in the manifest."""
     try:
-        os.link(source, path)
+        os.link(held.path, path)
     except OSError:
-        return write_through(path, source.read_bytes())
-    content = path.read_bytes()
-    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        write_through(path, held.path.read_bytes())
+    return held.entry
 
 
 def text_of(run: Path, name: str) -> str:

@@ -52,7 +52,7 @@ def build_method(recipe: Settled, counts: Tensor, device: torch.device, *, initi
         method: Method = choice.build("method", recipe.method.model_dump(), counts, (backbone, counts, loss, mixture))
         start_heads(method, recipe.model.heads)
     if recipe.model.freeze or recipe.model.adapter is not None:
-        method.freeze_backbone(recipe.model.statistics)
+        method.freeze_backbone(recipe.model.statistics, adapters=not recipe.model.freeze)
     return method.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

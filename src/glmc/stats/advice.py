@@ -150,7 +150,8 @@ def choose(found: Found, given: Sequence[str]) -> Choice:
         return chosen("folder/linear", probe, (why, balance), "folder/finetune", "adapts the features too: on a GPU")
     why = f"{usual} suit a pretrained network, fine-tuned in a few epochs"
     reasons = (why, balance, tail) if smallest < TAIL and not even else (why, balance)
-    transformer = _is_transformer(network) if own else obstacle(recipe.load("folder/lift").model.name) is None
+    named_one = own or "model.name" in named
+    transformer = _is_transformer(network) if named_one else obstacle(recipe.load("folder/lift").model.name) is None
     if transformer and not even:
         why = "a pretrained transformer in which few weights learn keeps what it knows of rare classes"
         return chosen("folder/lift", probe, (why, *reasons[1:]), "folder/linear", "frozen features: minutes")

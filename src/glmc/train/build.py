@@ -89,7 +89,14 @@ class Parts:
         return scores(confusion, self.data.train.counts, few=self.recipe.eval.few, extras=extras), confusion
 
 
-def build(recipe: Recipe, screen: Screen, *, initial: bool = True, known: Inventory | None = None) -> Parts:
+def build(
+    recipe: Recipe,
+    screen: Screen,
+    *,
+    initial: bool = True,
+    known: Inventory | None = None,
+    trained: Mapping[str, Tensor] | None = None,
+) -> Parts:
     """All the objects of a run, at its beginning.
 
     Args:
@@ -97,10 +104,13 @@ def build(recipe: Recipe, screen: Screen, *, initial: bool = True, known: Invent
         screen: for remarks and progress.
         initial: False if other weights are loaded at once.
         known: the files of each part of the data, if that was decided before.
+        trained: weights to go on with, which features of a frozen backbone are computed with.
 
     Raises:
         UserError: something about the recipe, the data or the machine does not go together.
     """
+    if recipe.model.cached:
+        features.refuse(recipe)
     settled, data, device = settle(recipe, screen, known)
     counts = torch.from_numpy(data.train.counts)
     method = build_method(settled, counts, device, initial=initial)
@@ -108,15 +118,21 @@ def build(recipe: Recipe, screen: Screen, *, initial: bool = True, known: Invent
     if sharpness is not None and sharpness.direction == "uphill" and not method.takes_sharpness:
         raise UserError(f"optim.sharpness: {settled.method.name} measures each batch once; set it to null")
     if initial:
-        if settled.model.heads == "class_means":
-            start_heads(method, class_means(method, data.train, settled, screen))
         adopt(method, settled, data.train, device, screen)
+        if settled.model.heads == "class_means" and settled.starts_from in (None, "backbone"):
+            start_heads(method, class_means(method, data.train, settled, screen))
+    if trained is not None:
+        method.load_state_dict(trained)
+    adapter = settled.model.adapter
+    if adapter is not None and adapter.width is None and method.backbone.adapter_width:
+        settled = settled.override(f"model.adapter.width={method.backbone.adapter_width}")
     sets = {name: split for name, split in (("test", data.test), ("val", data.val)) if split is not None and len(split)}
     loader = build_loader(settled, data, method, device)
     (seen,) = build_views(settled, ("test",), device)
     inputs: Mapping[str, NDArray[Any]] = {name: pixels(split) for name, split in sets.items()}
     if settled.model.cached:
-        features.refuse(settled)
+        features.refuse_views(settled, method)
+        features.learn_contents(data, settled, screen)
         method.eval()
         inputs = features.computed(method.backbone, data, settled, loader, seen, screen)
         method.train()

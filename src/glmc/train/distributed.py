@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import signal
 import socket
-from collections.abc import Generator, Iterator, MutableSequence
+from collections.abc import Generator, Iterator, Mapping, MutableSequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -30,14 +30,21 @@ from glmc.train.saving import momenta, optimized
 _NUMBERS = itertools.count(1)
 
 
-def built(recipe: Recipe, screen: Screen, *, initial: bool = True, known: Inventory | None = None) -> Parts:
+def built(
+    recipe: Recipe,
+    screen: Screen,
+    *,
+    initial: bool = True,
+    known: Inventory | None = None,
+    trained: Mapping[str, Tensor] | None = None,
+) -> Parts:
     """The objects of a run, on every rank; called by rank 0. Arguments and errors as for `build`.
 
     Raises:
         UserError: it goes wrong on any rank, or one has other images.
     """
     if ranks.here().world == 1:
-        return build(recipe, screen, initial=initial, known=known)
+        return build(recipe, screen, initial=initial, known=known, trained=trained)
     images = recipe.data.batch_size
     if images < ranks.here().world:
         raise UserError(

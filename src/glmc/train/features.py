@@ -10,17 +10,20 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import timm
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from glmc import ranks
 from glmc.batches.augment import View
 from glmc.batches.resident import Loader, ResidentLoader
-from glmc.data import cache
+from glmc.data import cache, parts
 from glmc.data.decode import fingerprint_of
 from glmc.data.prepare import Prepared, pixels
 from glmc.data.split import Paths, Split
 from glmc.errors import UserError
+from glmc.methods.base import Method
 from glmc.models import Backbone
 from glmc.recipe import Recipe, Settled
 from glmc.runs.checkpoint import weights_sha256
@@ -50,11 +53,8 @@ class FeatureLoader(ResidentLoader):
 
 def refuse(recipe: Recipe) -> None:
     """Raise a `UserError` where something would have to happen to the images in each epoch."""
-    if recipe.views["train"] != recipe.views["test"]:
-        raise UserError(
-            "model.cached=true: features are computed once, without anything random; set views.train to what "
-            "views.test is"
-        )
+    if ranks.here().world > 1:
+        raise UserError("model.cached=true is for a single process: start glmc train without torchrun")
     if recipe.eval.flip_tta or recipe.eval.crops > 1:
         raise UserError(
             "model.cached=true: features can be neither mirrored nor cropped; set eval.flip_tta to false and "
@@ -62,6 +62,22 @@ def refuse(recipe: Recipe) -> None:
         )
     if recipe.mixture.name != "none":
         raise UserError("model.cached=true: there are no images to mix; set mixture={name: none}")
+
+
+def refuse_views(recipe: Settled, method: Method) -> None:
+    """Raise a `UserError` if the method looks at the images in another way than features are computed."""
+    for name in method.views:
+        if recipe.views.get(name) != recipe.views["test"]:
+            raise UserError(
+                f"model.cached=true: features are computed once, without anything random; set views.{name} to what "
+                "views.test is"
+            )
+
+
+def learn_contents(data: Prepared, recipe: Settled, screen: Screen) -> None:
+    """Read what streaming workers would have learnt of the training files, by which copies of them are known."""
+    if data.inventory is not None and isinstance(data.train.images, Paths):
+        data.inventory["train"].digests[:] = parts.digests(data.train.images, recipe.data, screen)
 
 
 @torch.no_grad()
@@ -84,8 +100,15 @@ def computed(
     device, batch_size = loader.device, recipe.eval.batch_size
     settings = recipe.data.model_dump(include={"mean", "std", "size", "channels", "resize", "exif", "bits"})
     weights = weights_sha256(backbone.state_dict())
-    seen = {"weights": weights, "view": recipe.views["test"], "precision": recipe.train.precision, **settings}
-    parts = {"train": data.train, "test": data.test, "val": data.val}
+    seen = {
+        "network": recipe.model.name,
+        "weights": weights,
+        "view": recipe.views["test"],
+        "precision": recipe.train.precision,
+        **settings,
+    }
+    seen |= {"timm": timm.__version__, "torch": torch.__version__}
+    splits = {"train": data.train, "test": data.test, "val": data.val}
 
     def images(name: str, split: Split) -> Iterator[Tensor]:
         if name == "train":
@@ -94,7 +117,7 @@ def computed(
 
     found = {
         name: _kept(backbone, split, partial(images, name, split), seen, recipe, screen)
-        for name, split in parts.items()
+        for name, split in splits.items()
         if split is not None and len(split)
     }
     loader.close()

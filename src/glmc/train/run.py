@@ -173,7 +173,9 @@ def take_up(
     if point is not None:
         folder.refuse_foreign(run, recipe, point)
     trackers.require(recipe.train.track)
-    parts = built(recipe, screen, initial=point is None, known=folder.known_files(recipe, run, beside, screen))
+    known = folder.known_files(recipe, run, beside, screen)
+    trained = point.weights() if point is not None and recipe.model.cached else None
+    parts = built(recipe, screen, initial=point is None, known=known, trained=trained)
     folder.remember_stage_one(run, recipe)
     if point is None:
         note_settled(parts, run)  # a kill may have come before it

@@ -60,7 +60,7 @@ class Saver:
         self._writing: Future[None] | None = None
         self._memory: dict[str, Packed] = {}
         self._still = still(parts)
-        self._frozen: Path | None = None  # the file that holds these, once it is written
+        self._frozen: files.Held | None = None  # the file that holds these, once it is written
         self._selected: Written | None = None  # to be written with the next checkpoint
 
     def __enter__(self) -> "Saver":
@@ -141,8 +141,6 @@ class Saver:
             contents[name] = memory.content
         if not torch.stack(finite).all():  # waits for the copies
             self._refuse_non_finite(groups)
-        if self._still:
-            contents[checkpoint.FROZEN] = self._frozen or Packed.of(self._still).content
         return Written(self.run / folder, state.steps, contents, {**self._about, "state": asdict(state)}, keep)
 
     def _refuse_non_finite(self, groups: Groups) -> None:
@@ -157,9 +155,15 @@ class Saver:
     def _write(self, todo: Sequence[Written]) -> None:
         files.settle(self.run / "metrics.jsonl")  # a checkpoint relies on the records of the epochs before it
         for each in todo:
-            written = checkpoint.write(each.folder, each.step, each.groups, each.about, each.keep)
-            if self._still and written.parent.name == "checkpoints":  # where the newest one stays
-                self._frozen = written / f"{checkpoint.FROZEN}.safetensors"
+            groups = each.groups
+            if self._still:
+                if self._frozen is None or not self._frozen.intact():
+                    self._frozen = None
+                groups = {**groups, checkpoint.FROZEN: self._frozen or Packed.of(self._still).content}
+            written = checkpoint.write(each.folder, each.step, groups, each.about, each.keep)
+            if self._still and each.folder.name == "checkpoints":  # where the newest one stays
+                first = self._frozen or checkpoint.read(written).held(checkpoint.FROZEN)
+                self._frozen = files.Held(written / f"{checkpoint.FROZEN}.safetensors", first.entry)
         self.cost = time.monotonic() - self.began
 
 

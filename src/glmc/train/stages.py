@@ -47,6 +47,7 @@ ANEW = {  # what stage 2 does not take over from stage 1
     "train.warmup": "0",
     "train.milestones": "[]",
     "model.pretrained": "false",
+    "model.cached": "false",
     "published": "null",
     "expect": "null",
 }
@@ -227,6 +228,8 @@ def second_recipe(first: Recipe, run: Path, stage: str, overrides: tuple[str, ..
     sections = stage_file(stage)
     values = ANEW | {"name": f"{first.name}+{stage}", "parent": json.dumps(str(run.resolve()))}
     values |= {"starts_from": sections["starts_from"], "mixture": "{name: none}"}
+    if first.model.heads == "class_means":  # of the features as they were
+        values["model.heads"] = "he_zero"
     values |= {section: json.dumps(sections[section]) for section in ("method", "loss")}
     for section in ("model", "optim", "train"):
         values |= {f"{section}.{key}": json.dumps(value) for key, value in sections[section].items()}
