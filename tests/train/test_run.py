@@ -658,7 +658,7 @@ def test_steps_are_timed_after_the_first_few():
 
 
 def test_a_frozen_backbone_stays_bit_for_bit(plain, no_report):
-    start, end = initial_weights(), weights_of(trained("frozen", "model.freeze=true"))
+    start, end = initial_weights(), checkpoint.latest(trained("frozen", "model.freeze=true") / "checkpoints").weights()
     backbone = [name for name in start if name.startswith("backbone.")]
     assert any("running_mean" in name for name in backbone)
     assert all(torch.equal(start[name], end[name]) for name in backbone)
