@@ -7,10 +7,10 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -107,7 +107,7 @@ def computed(
         "precision": recipe.train.precision,
         **settings,
     }
-    seen |= {"timm": timm.__version__, "torch": torch.__version__}
+    seen |= {"timm": version("timm"), "torch": torch.__version__}
     splits = {"train": data.train, "test": data.test, "val": data.val}
 
     def images(name: str, split: Split) -> Iterator[Tensor]:
