@@ -75,3 +75,29 @@ def test_every_record_that_is_named_exists_and_says_so():
         assert record["last"]["top1"]["n"] == expect.seeds
     for path in re.findall(r"benchmarks/records/[\w./-]+\.json", README):
         assert (ROOT / path).is_file(), path
+
+
+FAULTS = {  # row of the README -> how the faults in it begin
+    "kills and signals": ("SIGKILL", "kill ", "interrupted", "signals", "a streaming worker"),
+    "disks, memory, shared memory, file handles, homes, several processes": (
+        "a disk", "a full", "a read-only", "a vanished", "few ", "little ", "no home", "two ",
+    ),
+    "damaged, exchanged and hostile run folders": ("a run ",),
+    "damaged and odd images, by four readers": ("damaged image", "label "),
+    "pickle gadgets, bombs, lying headers, path escapes, names with HTML or formulas": (
+        "bomb", "gadget", "zip bomb", "YAML bomb", "lying", "weights of", "path escape", "links", "HTML", "commands",
+        "formulas",
+    ),
+    "bad lines of lists, tables, recipes and hub folders": ("a bad", "a scrambled"),
+    "NaN and infinity in images, losses, gradients and all that is saved": ("NaN",),
+}  # fmt: skip
+
+
+def test_the_table_of_faults_is_its_record():
+    record = json.loads((ROOT / "benchmarks/records/2026-11-22-faults/faults.json").read_text())
+    rows = []
+    for name, begins in FAULTS.items():
+        of = [row for row in record["faults"] if row["fault"].startswith(begins)]
+        rows.append([name, *(f"{sum(row[key] for row in of):,}" for key in ("tried", "survived", "lost", "silent"))])
+    assert sum(int(row[1].replace(",", "")) for row in rows) == sum(row["tried"] for row in record["faults"])
+    assert [" | ".join(row) for row in rows if f"| {' | '.join(row)} |" not in README] == []
