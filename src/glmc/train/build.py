@@ -131,16 +131,8 @@ def build(
     (seen,) = build_views(settled, ("test",), device)
     inputs: Mapping[str, NDArray[Any]] = {name: pixels(split) for name, split in sets.items()}
     if settled.model.cached:
-        features.refuse_views(settled, method)
-        features.learn_contents(data, settled, screen)
-        method.eval()
-        inputs = features.computed(method.backbone, data, settled, loader, seen, screen)
-        method.train()
+        inputs, loader = features.instead_of_images(method, data, settled, loader, seen, screen)
         seen = features.AsItIs(device)
-        loader = features.FeatureLoader(
-            inputs["train"], data.train.labels, (seen,) * len(method.views), method.streams,
-            batch_size=settled.data.batch_size, seed=settled.train.seed, device=device,
-        )  # fmt: skip
     home = runtime.home_of(sum(inputs[name].nbytes for name in sets), device)
     if recipe.eval.select == "val" and "val" not in sets:
         raise UserError(

@@ -80,6 +80,27 @@ def learn_contents(data: Prepared, recipe: Settled, screen: Screen) -> None:
         data.inventory["train"].digests[:] = parts.digests(data.train.images, recipe.data, screen)
 
 
+def instead_of_images(
+    method: Method, data: Prepared, recipe: Settled, loader: Loader, view: View, screen: Screen
+) -> tuple[dict[str, NDArray[np.float32]], FeatureLoader]:
+    """What `computed` gives, and a loader of the training features; arguments as there.
+
+    Raises:
+        UserError: the method looks at the images in another way than features are computed.
+    """
+    refuse_views(recipe, method)
+    learn_contents(data, recipe, screen)
+    training = method.training
+    method.eval()
+    found = computed(method.backbone, data, recipe, loader, view, screen)
+    method.train(training)
+    seed, views = recipe.train.seed, (AsItIs(loader.device),) * len(method.views)
+    return found, FeatureLoader(
+        found["train"], data.train.labels, views, method.streams, batch_size=recipe.data.batch_size, seed=seed,
+        device=loader.device,
+    )  # fmt: skip
+
+
 @torch.no_grad()
 def computed(
     backbone: Backbone, data: Prepared, recipe: Settled, loader: Loader, view: View, screen: Screen
