@@ -1,17 +1,19 @@
-"""Pretrained backbones: features that are kept, classifiers that begin as class means, files in others' layouts."""
+"""Pretrained backbones: features that are kept, what classifiers begin as, files in others' layouts."""
 
 import functools
+import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from glmc import recipe
 from glmc.errors import UserError
-from glmc.models import Backbone, build_backbone, heads
+from glmc.models import Backbone, build_backbone, heads, text
 from glmc.runs import trained
 from glmc.runs.trained import find_checkpoint, load_trained
 from glmc.train import run as training
@@ -106,6 +108,62 @@ def test_a_classifier_begins_as_the_class_means(place):
         training.train(
             recipe.load("probe.yaml", [*overrides[:2], "method={name: supervised}"]), place / "linear", **CALL
         )
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A folder of open_clip's with random weights; its images have 64 features before their projection to 16."""
+    import open_clip  # takes seconds
+
+    config = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 64, "layers": 1},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+    }
+    folder = tmp_path_factory.mktemp("clip")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    save_file(open_clip.CLIP(**config).state_dict(), folder / "open_clip_model.safetensors")
+    return folder
+
+
+def test_a_row_scores_features_as_the_text_encoder_scores_their_images(clip):
+    import open_clip
+
+    address = f"local-dir:{clip}"
+    model, before = open_clip.create_model(address).eval(), []
+    model.visual.ln_post.register_forward_hook(lambda *call: before.append(call[-1][:, 0]))
+    tokens = open_clip.get_tokenizer(address)(["a photo of a sea lion.", "a photo of a ox."])
+    with torch.no_grad():
+        scores = model.encode_image(torch.rand(5, 3, 16, 16)) @ model.encode_text(tokens, normalize=True).T
+    rows = text.class_names(["Sea_lion", "ox"], "test_vit", str(clip))
+    torch.testing.assert_close(before[0] @ rows.T, scores)
+
+
+def test_a_classifier_begins_as_the_names_of_the_classes(place, clip):
+    overrides = ["model.cached=false", "model.heads=class_names", f"model.text={clip}", "optim.lr=1e-30"]
+    run = training.train(recipe.load("probe.yaml", overrides), place / "run", **CALL)
+    rows = text.class_names(["a", "b", "c"], "resnet20", str(clip))
+    torch.testing.assert_close(find_checkpoint(run).weights()["classifier.weight"], F.normalize(rows))
+    wide = ["model.name=resnet20_w64", "model.pretrained=false"]
+    with pytest.raises(UserError, match="have features of 64 numbers, those of resnet20_w64 have 256"):
+        training.train(recipe.load("probe.yaml", [*overrides, *wide]), place / "wide", **CALL)
+
+
+@pytest.mark.parametrize(
+    ("classes", "encoder", "sentence"),
+    [
+        (("Sea_lion", "ox", "sea lion"), ".", "'Sea_lion' and 'sea lion' are the same prompt"),
+        (("0", "1"), ".", "the class '0' is no word"),
+        (("a", "b"), None, "no text encoder is known for resnet20; set model.text"),
+        (("a", "b"), "nowhere", "model.text=nowhere: no such folder, .*HF_HUB_OFFLINE is set"),
+        (("a", "b"), ".", "model.text=.: not a text encoder that open_clip reads"),
+    ],
+)
+def test_names_and_encoders_that_do_not_serve(tmp_path, monkeypatch, classes, encoder, sentence):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match=sentence):
+        text.class_names(classes, "resnet20", encoder)
 
 
 def test_scaled_cosines():

@@ -112,17 +112,16 @@ def classifier(kind: Literal["linear", "cosine"], inputs: int, outputs: int, sca
     return linear(inputs, outputs) if kind == "linear" else Cosine(inputs, outputs, scale)
 
 
-def start_heads(method: nn.Module, how: Literal["he_zero", "he_uniform", "uniform", "class_means"]) -> None:
+def start_heads(method: nn.Module, how: str) -> None:
     """Draw the initial weights of all linear heads anew.
 
     Args:
         method: with `Head` layers somewhere inside.
-        how: "he_zero" is what `linear` gives and draws nothing, and so does "class_means", see `train.beginning`;
-            "he_uniform" has He-normal weights and uniform biases
-            within 1 / sqrt(inputs), as the published ResNet-32 of GLMC starts; "uniform" draws both uniformly within
-            that bound, PyTorch's default, as its other networks start.
+        how: "he_uniform" has He-normal weights and uniform biases within 1 / sqrt(inputs), as the published ResNet-32
+            of GLMC starts; "uniform" draws both uniformly within that bound, PyTorch's default, as its other networks
+            start. Any other draws nothing: "he_zero" is what `linear` gives, for the rest see `train.beginning`.
     """
-    if how in ("he_zero", "class_means"):
+    if how not in ("he_uniform", "uniform"):
         return
     for module in method.modules():
         if isinstance(module, Head):

@@ -430,11 +430,18 @@ class Model(Section):
         description="what the statistics are taken over where several processes train: the whole batch, as in a single "
         "process, or the images of each process, which is faster and another training",
     )
-    heads: Literal["he_zero", "he_uniform", "uniform", "class_means"] = Field(
+    heads: Literal["he_zero", "he_uniform", "uniform", "class_means", "class_names"] = Field(
         "he_zero",
         description="initial weights and biases of linear heads: He-normal and 0; He-normal and uniform (published "
         "GLMC's ResNet-32); both uniform (PyTorch's default, and published GLMC's other networks). class_means: cosine "
-        "heads begin as the mean features of up to 100 training images a class, for pretrained networks",
+        "heads begin as the mean features of up to 100 training images a class, for pretrained networks; class_names: "
+        'as the features of "a photo of a NAME.", by open_clip',
+    )
+    text: str | None = Field(
+        None,
+        min_length=1,
+        description="text encoder of model.heads=class_names: a folder of open_clip's, or its name on the hub; null: "
+        "the one beside the weights of the timm model",
     )
     experts: int = Field(1, ge=1, description="copies of the network from a stage on, for methods that train several")
     experts_from: str | None = Field(
@@ -462,8 +469,10 @@ class Model(Section):
             raise rule("experts_from", "names a stage if and only if model.experts is above 1")
         if self.cached and not (self.freeze and self.statistics == "frozen" and self.experts == 1):
             raise rule("cached", "is true, which needs model.freeze=true, model.statistics=frozen and model.experts=1")
-        if self.heads == "class_means" and self.experts > 1:
-            raise rule("heads", "is class_means, which is for a single network: set model.experts to 1")
+        if self.heads in ("class_means", "class_names") and self.experts > 1:
+            raise rule("heads", f"is {self.heads}, which is for a single network: set model.experts to 1")
+        if self.text is not None and self.heads != "class_names":
+            raise rule("text", "is for model.heads=class_names: set it to null")
         if self.statistics == "drifting" and not self.freeze:
             raise rule("statistics", "is drifting, which is for a frozen backbone: set model.freeze to true")
         return self

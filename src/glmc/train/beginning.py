@@ -1,4 +1,4 @@
-"""What a run begins with beside random weights: the network of another run, and class means as rows of classifiers."""
+"""What a run begins with beside random weights: the network of another run, and means or names of classes as rows."""
 
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from glmc.errors import UserError
 from glmc.methods.base import Method
 from glmc.methods.supervised import Supervised
 from glmc.models.heads import Cosine, with_rows
+from glmc.models.text import class_names
 from glmc.recipe import Settled, parse_settled
 from glmc.runs.trained import build_views, find_checkpoint, load_trained, refuse_other_classes
 from glmc.runtime import autocast
@@ -108,23 +109,38 @@ def class_means(method: Method, train: Split, recipe: Settled, screen: Screen) -
 
 
 @torch.no_grad()
-def start_heads(method: Method, means: Tensor) -> None:
-    """Let each row of a method's cosine classifiers begin as the mean features of its class.
+def start_heads(method: Method, train: Split, recipe: Settled, screen: Screen) -> None:
+    """Let each row of a method's cosine classifiers begin as a feature of its class, if `model.heads` says so.
 
     Shi et al., ICML 2024, arXiv:2309.10019.
 
     Args:
         method: on its device.
-        means: float [C, D], see `class_means`.
+        train: training images, decoded or not, and the names of their classes.
+        recipe: of the run.
+        screen: for the progress of decoding.
 
     Raises:
-        UserError: it has no cosine classifier on the features of its backbone.
+        UserError: the method has no cosine classifier on the features of its backbone, or there is no text encoder for
+            these features.
     """
-    heads = [each for each in method.modules() if isinstance(each, Cosine) and each.weight.shape == means.shape]
+    how, size = recipe.model.heads, method.backbone.out_dim
+    if how not in ("class_means", "class_names"):
+        return
+    heads = [each for each in method.modules() if isinstance(each, Cosine) and each.weight.shape[1] == size]
     if not heads:
         raise UserError(
-            "model.heads=class_means is for cosine classifiers, and this method has none: set method.head=cosine with "
+            f"model.heads={how} is for cosine classifiers, and this method has none: set method.head=cosine with "
             "the method supervised, or model.heads=he_zero"
         )
+    if how == "class_means":
+        rows = class_means(method, train, recipe, screen)
+    else:
+        rows = class_names(train.classes, recipe.model.name, recipe.model.text)
+    if rows.shape[1] != size:
+        raise UserError(
+            f"model.text: the images beside this text encoder have features of {rows.shape[1]} numbers, those of "
+            f"{recipe.model.name} have {size}; give the encoder that was trained beside its weights"
+        )
     for head in heads:
-        head.weight.copy_(F.normalize(means))
+        head.weight.copy_(F.normalize(rows))

@@ -33,7 +33,7 @@ from glmc.runs.trained import (
 from glmc.screen import Screen
 from glmc.step import Batch, Step
 from glmc.train import features
-from glmc.train.beginning import adopt, class_means, start_heads
+from glmc.train.beginning import adopt, start_heads
 from glmc.train.engine import Inputs, Terms, draw, move, state_of, training_step
 from glmc.train.execution import Fallback, Graphed, Makers, Mode
 from glmc.train.muon import Muon
@@ -119,8 +119,8 @@ def build(
         raise UserError(f"optim.sharpness: {settled.method.name} measures each batch once; set it to null")
     if initial:
         adopt(method, settled, data.train, device, screen)
-        if settled.model.heads == "class_means" and settled.starts_from in (None, "backbone"):
-            start_heads(method, class_means(method, data.train, settled, screen))
+        if settled.starts_from in (None, "backbone"):
+            start_heads(method, data.train, settled, screen)
     if trained is not None:
         method.load_state_dict(trained)
     adapter = settled.model.adapter

@@ -228,8 +228,8 @@ def second_recipe(first: Recipe, run: Path, stage: str, overrides: tuple[str, ..
     sections = stage_file(stage)
     values = ANEW | {"name": f"{first.name}+{stage}", "parent": json.dumps(str(run.resolve()))}
     values |= {"starts_from": sections["starts_from"], "mixture": "{name: none}"}
-    if first.model.heads == "class_means":  # of the features as they were
-        values["model.heads"] = "he_zero"
+    if first.model.heads in ("class_means", "class_names"):  # of the features as they were
+        values |= {"model.heads": "he_zero", "model.text": "null"}
     values |= {section: json.dumps(sections[section]) for section in ("method", "loss")}
     for section in ("model", "optim", "train"):
         values |= {f"{section}.{key}": json.dumps(value) for key, value in sections[section].items()}
