@@ -137,10 +137,31 @@ class Runs:
             number = min(self.images.aside, spare)
             lines["aside"] += [f"{path} {label}" for path in paths[:number]]
             lines["train"] += [f"{path} {label}" for path in paths[number:] if path in listed or not listed]
-        for name, listing in lines.items():
-            write_atomic(self.work / f"{name}.txt", "\n".join(sorted(listing)) + "\n")
-        train, aside = (f"{self.work.name}/{name}.txt" for name in ("train", "aside"))
-        return ["data.name=list", f"data.train_list={train}", f"data.test_list={aside}"]
+        return self.listed(lines["train"], lines["aside"], "train", "aside")
+
+    def few_classes(self, counts: Sequence[int]) -> list[str]:
+        """Classes drawn once, with these numbers of training images, and all their test images, as overrides."""
+        folder, rng = self.work.parent / self.images.folder, random.Random(0)
+        images = {each.name: sorted(each.iterdir()) for each in sorted((folder / "train").iterdir())}
+        drawn = rng.sample([name for name, found in images.items() if len(found) >= max(counts)], len(counts))
+        lines: dict[str, list[str]] = {
+            part: [
+                f"{path.relative_to(folder)} {label}"
+                for label, (name, number) in enumerate(zip(drawn, numbers, strict=True))
+                for path in sorted((folder / part / name).iterdir())[:number]
+            ]
+            for part, numbers in (("train", counts), ("val", [None] * len(counts)))
+        }
+        return self.listed(lines["train"], lines["val"], *(f"{part}-{len(counts)}" for part in lines))
+
+    def listed(self, train: Sequence[str], test: Sequence[str], *names: str) -> list[str]:
+        """Two lists of images under these names, as overrides."""
+        for name, lines in zip(names, (train, test), strict=True):
+            write_atomic(self.work / f"{name}.txt", "\n".join(sorted(lines)) + "\n")
+        lists = (
+            f"data.{part}_list={self.work.name}/{name}.txt" for part, name in zip(("train", "test"), names, strict=True)
+        )
+        return ["data.name=list", *lists]
 
 
 def without_nulls(values: Any) -> Any:

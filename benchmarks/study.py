@@ -7,12 +7,15 @@ A study says what all its rows share, and what each has of its own:
     data: tiny100            cifar10-jpeg or tiny100
     epochs: 15
     split: aside             balanced training images instead of the test images; or test: the published lists
+    counts: [300, 50, 6]     only so many classes, drawn once, with so many training images each, and their test images
     seeds: [0]
     values: [...]            overrides of every row
     rows:
       name: {system: balanced_softmax, values: [optim.lr=0.1]}    a system of `glmc list systems`, and overrides
       other: {like: name, values: [...]}                          another row with more overrides
       long: {like: name, seconds: other}                          epochs for which the time of another row suffices
+      short: {like: name, epochs: 5}
+    rows: FILE                                                    or those of another study
 
 Rows that are run already, by whichever study, are taken from --work; the same command goes on where it stopped. It
 prints the rows, best first, and writes STUDY.json into benchmarks/records/RECORD.
@@ -52,11 +55,15 @@ class Study:
 
     def __init__(self, file: Path, work: Path) -> None:
         self.plan = yaml.safe_load(file.read_text())
+        if isinstance(self.plan["rows"], str):
+            self.plan["rows"] = yaml.safe_load((file.parent / self.plan["rows"]).read_text())["rows"]
         self.name = file.stem
         # Not the name alone, which may be that of the data set's own folder beside it.
         runs = work / f"runs-{self.plan['data']}"
         self.runs = Runs(self.plan["data"], runs, runtime.pick_device("auto").type)
-        self.aside = self.runs.set_aside() if self.plan["split"] == "aside" else []
+        self.lists = self.runs.set_aside() if self.plan["split"] == "aside" else []
+        if "counts" in self.plan:
+            self.lists = self.runs.few_classes(self.plan["counts"])
 
     def row(self, name: str) -> dict[str, Any]:
         """A row with what it has from the row that it is like."""
@@ -71,7 +78,7 @@ class Study:
             epochs = row.get("epochs", self.plan["epochs"])
             share = self.ratio(row["seconds"], name) if "seconds" in row else 1.0
             epochs = max(1, round(epochs * share))
-        values = [*self.aside, *self.plan.get("values", []), *row["values"]]
+        values = [*self.lists, *self.plan.get("values", []), *row["values"]]
         return self.runs.composed(row["system"], seed, epochs, values)
 
     def ratio(self, slow: str, fast: str) -> float:
@@ -96,6 +103,7 @@ class Study:
             "last": last,
             "recalls": [each["recall"] for each in result["per_class"]],
             "parameters": result["parameters"],
+            "learnt": result.get("learnt", result["parameters"]),
             "backbone": result["backbone"],
             "seconds": result["seconds"],
             "environment": circumstances(json.loads((run / "environment.json").read_text())),

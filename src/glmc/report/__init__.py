@@ -99,7 +99,7 @@ def metric_rows(run: Run, table: Sequence[Column]) -> list[dict[str, Any]]:
 def beside(run: Run) -> list[dict[str, str]]:
     """This run, our stored expectation and the published result, each with its network; only what is there."""
     found, expect, published = run.result, run.result.expect, run.result.published
-    network = f"{found.backbone}, {parameters(found.parameters)} parameters with the heads"
+    network = f"{found.backbone}, {parameters(found.parameters)} parameters with the heads{found.partly}"
     rows = [{"who": "This run", "top1": number(found.last.get("top1")), "network": network, "source": "last epoch"}]
     if expect:
         top1, network = f"{number(expect.top1)} ± {number(expect.sd)}", "that of the recipe as shipped"

@@ -271,7 +271,7 @@ def show(run: Path, screen: Screen) -> None:
         rows[f"expected ({found.expect.seeds} seeds)"] = expectation(found.expect)
     if found.published:
         rows[f"published ({found.published.network})"] = {"top1": found.published.top1}
-    title = f"{found.title} ({found.parameters / 1e6:.2f} M parameters), accuracy in percent"
+    title = f"{found.title} ({found.parameters / 1e6:.2f} M parameters{found.partly}), accuracy in percent"
     screen.table(title, {name: scores for name, scores in rows.items() if scores is not None})
     if doubt := doubts(found.last, sure):
         screen.say(doubt)

@@ -75,6 +75,7 @@ class Result(_File):
     method: str  # with loss and mixture, see `Recipe.system`
     backbone: str
     parameters: int
+    learnt: int | None = None  # of these, how many were trained; not in results of older versions
     counts: list[Count]  # [C], training images per class
     epochs: int  # 0: a second stage without training
     steps: int
@@ -103,6 +104,11 @@ class Result(_File):
         if len(self.counts) != len(self.per_class):
             raise ValueError(f"{len(self.counts)} counts and {len(self.per_class)} classes")
         return self
+
+    @property
+    def partly(self) -> str:
+        """What to say of a network that was trained in part, behind the number of its parameters."""
+        return f", {self.learnt:,} of them trained" if self.learnt is not None and self.learnt < self.parameters else ""
 
     @property
     def system(self) -> str:

@@ -37,6 +37,7 @@ def conclude(parts: Parts, run: Path, state: State, records: list[dict[str, Any]
         method=recipe.system,
         backbone=recipe.model.name,
         parameters=sum(p.numel() for p in parts.method.parameters()),
+        learnt=sum(p.numel() for p in parts.method.parameters() if p.requires_grad),
         counts=parts.counts.tolist(),
         epochs=state.epoch,
         steps=state.steps,
