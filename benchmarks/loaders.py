@@ -43,7 +43,7 @@ from glmc import recipe
 from glmc.batches.augment import View
 from glmc.batches.resident import Stream
 from glmc.batches.streaming import StreamingLoader
-from glmc.data import decode
+from glmc.data import files, many
 from glmc.data.split import Paths
 from glmc.runtime import environment
 
@@ -110,7 +110,7 @@ def published_worker(paths: Paths) -> Iterator[int]:
 
 def published_batches(paths: Paths) -> Iterator[int]:
     loader = DataLoader(
-        Published(paths), BATCH, shuffle=True, num_workers=decode.cores(), persistent_workers=True, drop_last=True
+        Published(paths), BATCH, shuffle=True, num_workers=many.cores(), persistent_workers=True, drop_last=True
     )
     while True:
         for views in loader:
@@ -124,7 +124,7 @@ def streaming(paths: Paths) -> StreamingLoader:
     """The loader of the ImageNet-LT recipe: two views cut out of whole images."""
     cpu = torch.device("cpu")
     operations = recipe.load("imagenet_lt/glmc_published").views["train"]
-    sizes, channels = decode.headers(paths, cache_dir=None)
+    sizes, channels = files.headers(paths, cache_dir=None)
     return StreamingLoader(
         paths,
         np.zeros(len(paths), dtype=np.int64),
@@ -166,7 +166,7 @@ def alternate(jobs: dict[str, Iterator[int]], rounds: int, seconds: float) -> di
     rates: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(rounds):
         for name, job in jobs.items():
-            for _ in range(3 * decode.cores()):
+            for _ in range(3 * many.cores()):
                 next(job)
             done, began = 0, time.perf_counter()
             while time.perf_counter() - began < seconds / rounds / len(jobs):
@@ -207,7 +207,7 @@ def main() -> None:
             alternate({"pil": published_worker(paths), "worker": our_worker(paths)}, ROUNDS["worker"], words.seconds),
             "worker",
         )
-        torch.set_num_threads(decode.cores())
+        torch.set_num_threads(many.cores())
         end = told(
             alternate(
                 {"pil": published_batches(paths), "ours": our_batches(paths)}, ROUNDS["end_to_end"], words.seconds

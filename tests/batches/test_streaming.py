@@ -19,7 +19,7 @@ from glmc.batches.resident import ResidentLoader
 from glmc.batches.resize import cut_out
 from glmc.batches.streaming import StreamingLoader
 from glmc.batches.worker import TASK
-from glmc.data import decode
+from glmc.data import decode, files, pictures
 from glmc.data.split import Paths
 from glmc.errors import UserError
 
@@ -111,7 +111,7 @@ def test_pictures_that_are_read_as_in_the_published_code_are_the_same_in_both_lo
     assert (pixels != decode.materialise(paths, size=SIZE, channels=3, cache_dir=None)).any((1, 2, 3)).sum() > N / 2
     resident = ResidentLoader(pixels, LABELS, views("two squares"), STREAMS, batch_size=7, seed=0, device=CPU)
     same(batches(stream("two squares", **reading)), batches(resident))
-    sizes, _ = decode.headers(paths, exif=False, cache_dir=None)
+    sizes, _ = files.headers(paths, exif=False, cache_dir=None)
     assert len(batches(stream("two boxes", sizes=sizes, **reading))) == 4  # a turned picture would be refused
 
 
@@ -164,7 +164,7 @@ def test_an_epoch_left_in_the_middle_does_not_reach_into_the_next(stream):
 
 
 def test_the_boxes_lie_in_the_whole_upright_image(stream, paths):
-    sizes, _ = decode.headers(paths, cache_dir=None)
+    sizes, _ = files.headers(paths, cache_dir=None)
     assert len(np.unique(sizes, axis=0)) > 10
     loader = stream("two boxes", sizes=sizes)
     outside = exact = 0
@@ -189,7 +189,7 @@ def test_the_boxes_lie_in_the_whole_upright_image(stream, paths):
 
 
 def test_the_tables_of_whole_images_are_a_function_of_seed_stream_and_epoch(stream, paths):
-    sizes, _ = decode.headers(paths, cache_dir=None)
+    sizes, _ = files.headers(paths, cache_dir=None)
     same(batches(stream(sizes=sizes), epoch=4), batches(stream(sizes=sizes, workers=1), epoch=4))
 
 
@@ -204,7 +204,7 @@ def test_the_generator_of_torch_is_left_alone(stream):
 
 
 def test_whole_images_need_views_that_cut(stream, paths):
-    sizes, _ = decode.headers(paths, cache_dir=None)
+    sizes, _ = files.headers(paths, cache_dir=None)
     with pytest.raises(UserError, match=r"data.area=whole: a training view must begin with resized_crop"):
         stream("box and square", sizes=sizes)
 
@@ -236,7 +236,7 @@ def test_a_missing_file_is_named(stream, paths, tmp_path):
 
 
 def test_an_image_that_has_changed_its_size_is_named(stream, paths):
-    sizes, _ = decode.headers(paths, cache_dir=None)
+    sizes, _ = files.headers(paths, cache_dir=None)
     sizes[9] += 1
     with pytest.raises(UserError, match=r"9\.jpg cannot be read \(its size has changed from \d+ x \d+ to \d+ x \d+\)"):
         batches(stream(sizes=sizes))
@@ -396,6 +396,6 @@ def test_the_training_set_is_seen_in_order_as_a_resident_loader_sees_it(stream, 
     loader = stream(batch_size=7)
     view = View([], (0.5,) * 3, (0.25,) * 3, CPU)
     seen = list(loader.look(view))
-    pixels = np.stack([decode.decode_image(path, SIZE, 3) for path in paths])
+    pixels = np.stack([pictures.decode_image(path, SIZE, 3) for path in paths])
     assert torch.equal(torch.cat([batch.rows for batch in seen]), torch.arange(N))
     assert torch.equal(torch.cat([batch.views[0] for batch in seen]), view(torch.from_numpy(pixels), {}))

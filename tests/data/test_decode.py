@@ -10,13 +10,9 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, Resize
 
 from glmc.data.cache import cache_entries, cache_folder, clear_cache
-from glmc.data.decode import (
-    centre_square,
-    decode_image,
-    headers,
-    materialise,
-    read_image,
-)
+from glmc.data.decode import materialise
+from glmc.data.files import headers
+from glmc.data.pictures import centre_square, decode_image, read_image
 from glmc.data.split import Paths
 from glmc.errors import UserError
 
@@ -149,7 +145,7 @@ def test_a_heic_photograph_is_read_or_what_reads_it_named(tmp_path, monkeypatch)
     heif.from_pillow(Image.fromarray(np.stack([stored] * 3, -1))).save(tmp_path / "a.heic", quality=100)
     close(read_image(tmp_path / "a.heic", 1)[..., 0], stored, tolerance=6)
     assert headers(Paths.from_list(tmp_path, ["a.heic"]), cache_dir=None)[0].tolist() == [[64, 96]]
-    monkeypatch.setattr("glmc.data.decode.FORMATS", ("JPEG", "PNG"))
+    monkeypatch.setattr("glmc.data.pictures.FORMATS", ("JPEG", "PNG"))
     with pytest.raises(UserError, match=r"'a.heic' \(a HEIC photograph: .*pip install 'glmc\[heic\]', or save"):
         load(Paths.from_list(tmp_path, ["a.heic"]), size=6)
 
@@ -303,7 +299,7 @@ def test_headers_tell_the_size_of_the_upright_picture(tmp_path, name, orientatio
 
 @pytest.mark.parametrize("many", [1, 20_000])  # read by processes, by threads
 def test_headers_tell_channels_and_are_cached(tmp_path, monkeypatch, many):
-    monkeypatch.setattr("glmc.data.decode.MANY", many)
+    monkeypatch.setattr("glmc.data.files.MANY", many)
     grey = save(tmp_path / "images", {"a.png": GREY, "b.png": np.zeros((3, 5), np.uint8)})
     sizes, channels = headers(grey, cache_dir=tmp_path / "cache")
     assert (sizes.dtype, sizes.tolist(), channels) == (np.int32, [[6, 6], [3, 5]], 1)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from glmc import recipe
-from glmc.data import decode
+from glmc.data import pictures
 from glmc.data.cache import cache_entries
 from glmc.data.prepare import measured, pixels, prepare
 from glmc.data.split import Paths
@@ -71,7 +71,7 @@ def test_all_pictures_are_read_as_the_recipe_says(folder):
         data, _ = settled(folder, *words, "data.val_fraction=0.2")
         for part, split in (("train", data.train), ("train", data.val), ("test", data.test)):
             files = sorted((folder / part).rglob("*.jpg"))
-            right = {decode.decode_image(file, 17, 3, resize, exif).tobytes() for file in files}
+            right = {pictures.decode_image(file, 17, 3, resize, exif).tobytes() for file in files}
             assert {image.tobytes() for image in pixels(split)} <= right
         streamed, _ = settled(folder, *words, "data.loader=streaming", "data.area=whole")
         assert set(map(tuple, streamed.sizes.tolist())) == ({(20, 30), (30, 20)} if exif else {(20, 30)})
@@ -125,7 +125,7 @@ def test_the_rows_of_a_long_tail_have_their_own_sizes(folder):
     assert len(data.train) == 12
     assert data.sizes is not None
     for row, (height, width) in enumerate(data.sizes.tolist()):
-        assert decode.read_image(data.train.images[row], 3).shape == (height, width, 3)
+        assert pictures.read_image(data.train.images[row], 3).shape == (height, width, 3)
 
 
 def test_all_bad_images_are_named_at_once_or_left_out(folder):

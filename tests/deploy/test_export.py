@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from glmc import recipe, trust
-from glmc.data import decode
+from glmc.data import pictures
 from glmc.deploy.export import FORMATS, compare, export, public
 from glmc.errors import UserError
 from glmc.inference import predict
@@ -168,7 +168,7 @@ def test_the_lines_on_the_card_run_and_are_right(name, kind, request, tmp_path, 
     card = (out / "README.md").read_text()
     photo = np.random.default_rng(1).integers(0, 256, (61, 90, 3), dtype=np.uint8)
     exif = Image.Exif()
-    exif[decode.ORIENTATION] = 6
+    exif[pictures.ORIENTATION] = 6
     Image.fromarray(photo).save(out / "photo.jpg", exif=exif)
     monkeypatch.chdir(out)
     exec(re.search("```python\n(.*?)```", card, re.DOTALL)[1], {})
@@ -176,7 +176,7 @@ def test_the_lines_on_the_card_run_and_are_right(name, kind, request, tmp_path, 
     about = json.loads((out / "glmc.json").read_text())
     reading = [about["preprocessing"][key] for key in ("size", "channels", "resize", "exif")]
     assert reading[2:] == (["short_side", False] if name == "published_photos" else ["square", True])
-    _, shares = right_logits(folder, decode.decode_image(out / "photo.jpg", *reading)[None])
+    _, shares = right_logits(folder, pictures.decode_image(out / "photo.jpg", *reading)[None])
     assert label == about["classes"][shares[0].argmax()]
     assert float(share) == pytest.approx(shares[0].max(), abs=1e-4)
 

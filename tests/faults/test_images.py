@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from glmc.batches.worker import TASK, Task, Workshop
-from glmc.data import bad, decode, folders
+from glmc.data import bad, decode, folders, pictures
 from glmc.data.sources import Source
 from glmc.data.split import Paths
 from glmc.errors import UserError
@@ -102,10 +102,10 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
     (tmp_path / "small.png").write_bytes(png_of(60, 50))
     (tmp_path / "bomb.png").write_bytes(png_of(17_000, 17_000))
     with pytest.raises(ValueError, match=r"it has more pixels than data\.max_pixels=120000000 allows"):
-        decode.read_image(tmp_path / "bomb.png", 3)
+        pictures.read_image(tmp_path / "bomb.png", 3)
     with pytest.raises(ValueError, match=r"60 x 50 pixels are more than data\.max_pixels=2999 allows"):
-        decode.read_image(tmp_path / "small.png", 3, max_pixels=2999)
-    assert decode.read_image(tmp_path / "small.png", 3, max_pixels=3000).shape == (50, 60, 3)
+        pictures.read_image(tmp_path / "small.png", 3, max_pixels=2999)
+    assert pictures.read_image(tmp_path / "small.png", 3, max_pixels=3000).shape == (50, 60, 3)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
@@ -116,8 +116,8 @@ def test_what_libjpeg_warns_of_is_an_error(mode):
     hurt = whole[: len(whole) // 2] + b"\xff\xd9" + whole[len(whole) // 2 :]
     Image.open(BytesIO(hurt)).load()  # of which PIL says nothing
     with pytest.raises(ValueError, match=r"Corrupt JPEG data|Premature end"):
-        decode.picture_of(hurt, 3)
-    assert decode.picture_of(whole, 3).shape == (64, 64, 3)
+        pictures.picture_of(hurt, 3)
+    assert pictures.picture_of(whole, 3).shape == (64, 64, 3)
 
 
 @pytest.mark.parametrize("number", [60, pytest.param(1000, marks=pytest.mark.faults)])
@@ -141,7 +141,7 @@ def test_every_image_is_read_by_all_or_refused_by_all(number, tmp_path, noted, r
 
     ring = torch.zeros(1, TASK, SIDE, SIDE, 3, dtype=torch.uint8)
     digests, at = torch.zeros(len(split), dtype=torch.int64), torch.full((1, 2), -1)
-    shop = Workshop(paths, SIDE, 3, None, "square", True, 16, decode.MAX_PIXELS, digests, [ring], at)
+    shop = Workshop(paths, SIDE, 3, None, "square", True, 16, pictures.MAX_PIXELS, digests, [ring], at)
     streamed = {}
     for row, name in enumerate(names):
         if shop[Task(0, np.array([row]), (None,))] is None:

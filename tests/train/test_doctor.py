@@ -2,7 +2,7 @@
 
 import torch
 
-from glmc.data import decode
+from glmc.data import many
 from glmc.screen import Screen
 from glmc.train import doctor
 
@@ -17,7 +17,7 @@ def test_a_machine_is_looked_at(tmp_path, monkeypatch):
 
 
 def test_what_is_wrong_has_a_remedy(monkeypatch, tmp_path):
-    monkeypatch.setattr(decode, "cores", lambda: 2)
+    monkeypatch.setattr(many, "cores", lambda: 2)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
     assert "OMP_NUM_THREADS=" in doctor.threads().remedy
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: Usage)

@@ -24,7 +24,7 @@ from glmc import ranks, runtime
 from glmc.batches.augment import View
 from glmc.batches.resident import ALL, Loader, Stream
 from glmc.batches.worker import TASK, Boxes, Damage, Task, Workshop
-from glmc.data import decode
+from glmc.data import many, pictures
 from glmc.data.split import Paths
 from glmc.errors import UserError
 from glmc.step import Batch
@@ -77,10 +77,10 @@ class StreamingLoader(Loader):
         size: int,
         channels: int,
         sizes: NDArray[np.integer] | None = None,
-        resize: decode.Resize = "square",
+        resize: pictures.Resize = "square",
         exif: bool = True,
         bits: int = 16,
-        max_pixels: int = decode.MAX_PIXELS,
+        max_pixels: int = pictures.MAX_PIXELS,
         digests: NDArray[np.int64] | None = None,
         workers: int | None = None,
         batch_size: int,
@@ -99,7 +99,7 @@ class StreamingLoader(Loader):
             )
         here = ranks.here()
         self.paths, self.waited = paths, 0.0
-        self.workers = workers or max(1, min(decode.cores() // here.local, MOST_WORKERS))
+        self.workers = workers or max(1, min(many.cores() // here.local, MOST_WORKERS))
         # Kinds of pixels: one for each view that cuts its own, one for all the others.
         self.kinds: list[int | None] = [index for index, cut in enumerate(cuts) if cut is not None]
         self.kinds += [None] if None in cuts else []

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from glmc.batches.resize import cut_out
-from glmc.data import decode
+from glmc.data import files, pictures
 from glmc.data.split import Paths
 
 TASK = 8  # images of a task: few enough to share out a batch, enough that handing them over costs nothing
@@ -48,7 +48,7 @@ class Workshop(Dataset[Damage | None]):
         channels: 1 or 3.
         sizes: int [N, 2], height and width of the whole images; none if boxes lie in the stored squares.
         resize, exif, bits, max_pixels: as `decode.materialise` takes them.
-        digests: int64 [N], shared: of the contents, see `decode.digest_of`; 0 until a worker has read the file.
+        digests: int64 [N], shared: of the contents, see `files.digest_of`; 0 until a worker has read the file.
         rings: for each kind of pixels uint8 [slots, TASK, side, side, channels], shared.
         at: int64 [workers, 2], shared: process, and the row it works on.
     """
@@ -59,7 +59,7 @@ class Workshop(Dataset[Damage | None]):
         size: int,
         channels: int,
         sizes: NDArray[np.integer] | None,
-        resize: decode.Resize,
+        resize: pictures.Resize,
         exif: bool,
         bits: int,
         max_pixels: int,
@@ -79,18 +79,18 @@ class Workshop(Dataset[Damage | None]):
             try:
                 self._fill(task, place, row)
             except Exception as error:  # decoders raise nearly anything on a damaged file
-                return Damage(row, decode.reason(error))
+                return Damage(row, pictures.reason(error))
         return None
 
     def _fill(self, task: Task, place: int, row: int) -> None:
-        content = decode.content_of(self.paths[row])
-        digest = decode.digest_of(content)
+        content = pictures.content_of(self.paths[row])
+        digest = files.digest_of(content)
         if int(self.digests[row]) not in (0, digest):
             raise ValueError("it has changed since the run began")
         self.digests[row] = digest
-        picture = decode.picture_of(content, self.channels, self.exif, self.bits, self.max_pixels)
+        picture = pictures.picture_of(content, self.channels, self.exif, self.bits, self.max_pixels)
         if self.sizes is None:
-            picture = decode.centre_square(picture, self.size, self.resize)
+            picture = pictures.centre_square(picture, self.size, self.resize)
         elif picture.shape[:2] != tuple(self.sizes[row]):
             height, width = self.sizes[row]
             raise ValueError(f"its size has changed from {width} x {height} to {picture.shape[1]} x {picture.shape[0]}")

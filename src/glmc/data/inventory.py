@@ -32,7 +32,7 @@ class Listed:
     Args:
         split: whose images are paths from the data's root.
         bytes: int64 [N], size of each file.
-        digests: int64 [N], of each file's content (`decode.digest_of`); 0 where it has not been read yet.
+        digests: int64 [N], of each file's content (`files.digest_of`); 0 where it has not been read yet.
     """
 
     split: Split

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from glmc.data import bad, cache, decode, holdout, hub, sources
+from glmc.data import bad, cache, files, holdout, hub, sources
 from glmc.data.holdout import HoldOut
 from glmc.data.inventory import Inventory, Listed, fingerprint, listed, news, rebased, refuse_changed
 from glmc.data.longtail import longtail_rows
@@ -150,4 +150,4 @@ def digests(paths: Paths, data: Data, screen: Screen) -> NDArray[np.int64]:
     """int64 [N]: what tells the contents of files apart; from the cache for files that have been read before."""
     cache_dir = cache.cache_folder() if data.cache else None
     with screen.bar("reading files", len(paths)) as bar:
-        return decode.digests(paths, cache_dir=cache_dir, progress=bar.to, say=screen.say)
+        return files.digests(paths, cache_dir=cache_dir, progress=bar.to, say=screen.say)

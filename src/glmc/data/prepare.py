@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from glmc.data import bad, cache, decode
+from glmc.data import bad, cache, decode, files, many
 from glmc.data.inventory import Inventory, shared_images
 from glmc.data.parts import WORDS, Found, identity, images_of, prints_of
 from glmc.data.split import Paths, Split
@@ -67,7 +67,7 @@ def prepare(
     found = images_of(data, screen, known)
     try:
         return _prepared(found, data, screen, mean, std, size, room, known)
-    except decode.Unreadable as error:
+    except many.Unreadable as error:
         if found.source is None:
             raise
         screen.say("some images cannot be read: every file is read to name them all")
@@ -214,7 +214,7 @@ def headers(paths: Paths, data: Data, screen: Screen) -> tuple[NDArray[np.int32]
     """Height and width of every image (int32 [N, 2]), and channels."""
     cache_dir = cache.cache_folder() if data.cache else None
     with screen.bar("reading sizes", len(paths)) as bar:
-        return decode.headers(
+        return files.headers(
             paths,
             exif=data.exif,
             max_pixels=data.max_pixels,
@@ -233,12 +233,12 @@ def used_bits(train: Split, max_pixels: int, screen: Screen) -> int | None:
     if not isinstance(paths, Paths):
         return None
     rows = np.unique(np.linspace(0, len(paths) - 1, GLANCE).astype(np.int64))
-    largest = decode.largest_values(paths.select(rows), max_pixels)
+    largest = files.largest_values(paths.select(rows), max_pixels)
     if largest.max() < 0:
         return None
     if largest.max() < 1 << 14:
         with screen.bar("looking for the brightest pixels", len(paths)) as bar:
-            largest = decode.largest_values(paths, max_pixels, bar.to)
+            largest = files.largest_values(paths, max_pixels, bar.to)
     bits = next(bits for bits in (8, 10, 12, 14, 16) if largest.max() < 1 << bits or bits == 16)
     if bits < 16:
         screen.say(
@@ -265,9 +265,7 @@ def measure(train: Split, data: Data, channels: int, screen: Screen) -> tuple[li
     return mean, std
 
 
-def _sampled(
-    paths: Paths, rows: NDArray[np.int64], data: Data, progress: decode.Progress
-) -> Iterable[NDArray[np.uint8]]:
+def _sampled(paths: Paths, rows: NDArray[np.int64], data: Data, progress: many.Progress) -> Iterable[NDArray[np.uint8]]:
     for start in range(0, len(rows), SAMPLE_PART):
         some = paths.select(rows[start : start + SAMPLE_PART])
         yield decode.materialise(

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from glmc.data.asked import find_images
 from glmc.data.cells import CsvWriter
-from glmc.data.decode import Progress, cores, decode_image, reason
+from glmc.data.many import Progress, cores
+from glmc.data.pictures import decode_image, reason
 from glmc.errors import UserError, printable
 from glmc.inference import abstain, sheet
 from glmc.inference.calibrate import PRIORS, assumed_prior, find_calibration, held_out_of, recipe_of

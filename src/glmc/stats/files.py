@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from glmc import trust
-from glmc.data import decode
+from glmc.data import many, pictures
 from glmc.data.split import Paths
 
 HEAD = 2**16  # bytes that the first digest is taken of
@@ -81,7 +81,7 @@ class Look(NamedTuple):
 def look(
     images: Paths | NDArray[np.uint8],
     progress: Progress,
-    max_pixels: int = decode.MAX_PIXELS,
+    max_pixels: int = pictures.MAX_PIXELS,
     workers: int | None = None,
 ) -> Looks:
     """Looks at N image files, or at N images in memory, which are all whole.
@@ -132,14 +132,14 @@ def usual_size(images: Paths) -> tuple[int, int]:
 
     def size(row: int) -> tuple[int, int]:
         try:
-            with trust.open_file(images[row], decode.MOST_BYTES) as stream:
-                height, width = _header(stream, decode.MAX_PIXELS)[0]
+            with trust.open_file(images[row], pictures.MOST_BYTES) as stream:
+                height, width = _header(stream, pictures.MAX_PIXELS)[0]
                 return width, height
         except Exception:  # PIL raises nearly anything on a damaged file
             return 0, 0
 
     Image.init()  # loads PIL's formats now rather than in several threads at once
-    with ThreadPoolExecutor(max(8, 4 * decode.cores())) as pool:
+    with ThreadPoolExecutor(max(8, 4 * many.cores())) as pool:
         sizes = sorted((found for found in pool.map(size, rows) if min(found)), key=min)
     return sizes[len(sizes) // 2] if sizes else (0, 0)
 
@@ -155,7 +155,7 @@ def _in_memory(images: NDArray[np.uint8], seen: Looks) -> Looks:
 
 def each(work: Callable[[int], T], rows: range, progress: Progress, workers: int | None = None) -> Iterator[T]:
     """`work` of every row in order, done in threads; `workers` as in `look`."""
-    pool = ThreadPoolExecutor(workers or max(8, 4 * decode.cores()))
+    pool = ThreadPoolExecutor(workers or max(8, 4 * many.cores()))
     try:
         chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
         for chunk, done in zip(chunks, pool.map(lambda chunk: [work(row) for row in chunk], chunks), strict=True):
@@ -169,7 +169,7 @@ def look_at(file: str, max_pixels: int) -> Look:
     """One file. Whatever is wrong with it stands in `broken`."""
     nothing = hashlib.blake2b(os.fsencode(file), digest_size=16).digest()  # files that cannot be read equal none
     try:
-        with trust.open_file(file, decode.MOST_BYTES) as stream:
+        with trust.open_file(file, pictures.MOST_BYTES) as stream:
             length, head = os.fstat(stream.fileno()).st_size, stream.read(HEAD)
             if not length:
                 return Look((0, 0), ("", ""), nothing, "empty file", False)
@@ -177,7 +177,7 @@ def look_at(file: str, max_pixels: int) -> Look:
             try:
                 size, kind = _header(stream, max_pixels)
             except Exception as error:  # PIL raises nearly anything on a damaged file
-                return Look((0, 0), ("", ""), digest, _sign(head) or decode.reason(error), False)
+                return Look((0, 0), ("", ""), digest, _sign(head) or pictures.reason(error), False)
             broken = None if _ends(stream, kind[0], length) else _decodes(stream, max_pixels)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
@@ -188,12 +188,12 @@ def look_at(file: str, max_pixels: int) -> Look:
 def _header(stream: BinaryIO, max_pixels: int) -> tuple[tuple[int, int], tuple[str, str]]:
     """(height, width) of the upright picture, and (format, mode)."""
     stream.seek(0)
-    with decode.open_image(stream, max_pixels) as image:
+    with pictures.open_image(stream, max_pixels) as image:
         width, height = image.size
         kind = (image.format or "", image.mode)
         # Asking a PNG without this tag would decode it; of TIFF, PIL tells the upright size.
         asks = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
-        if asks and image.getexif().get(decode.ORIENTATION) in decode.SIDEWAYS:
+        if asks and image.getexif().get(pictures.ORIENTATION) in pictures.SIDEWAYS:
             width, height = height, width
     return (height, width), kind
 
@@ -210,10 +210,10 @@ def _decodes(stream: BinaryIO, max_pixels: int) -> str | None:
     """Why the file cannot be decoded; None if it can."""
     stream.seek(0)
     try:
-        with decode.open_image(stream, max_pixels) as image:
+        with pictures.open_image(stream, max_pixels) as image:
             image.load()
     except Exception as error:  # as above
-        return decode.reason(error)
+        return pictures.reason(error)
     return None
 
 
@@ -235,6 +235,6 @@ def _whole_digests(paths: Paths, digests: NDArray[np.uint64], rest: list[int], w
         except OSError:  # taken away in the meantime
             return hashlib.blake2b(str(row).encode(), digest_size=16).digest()
 
-    with ThreadPoolExecutor(workers or decode.cores()) as pool:
+    with ThreadPoolExecutor(workers or many.cores()) as pool:
         for row, digest in zip(alike, pool.map(whole, alike), strict=True):
             digests[row] = np.frombuffer(digest, np.uint64)

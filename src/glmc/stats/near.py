@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from glmc import trust
-from glmc.data import decode
+from glmc.data import many, pictures
 from glmc.data.split import Paths
 from glmc.stats.files import Looks, each
 
@@ -26,7 +26,7 @@ def thumbnails(
     images: Paths | NDArray[np.uint8],
     looks: Looks,
     progress: Callable[[int], None],
-    max_pixels: int = decode.MAX_PIXELS,
+    max_pixels: int = pictures.MAX_PIXELS,
 ) -> NDArray[np.uint8]:
     """uint8 [N, SIDE, SIDE + 1], the images in small and grey; 0 where one cannot be read or is small already.
 
@@ -45,8 +45,8 @@ def thumbnails(
             return shrunk(Image.fromarray(images[row] if images.shape[3] == 3 else images[row, ..., 0]))
         try:
             with (
-                trust.open_file(images[row], decode.MOST_BYTES) as stream,
-                decode.open_image(stream, max_pixels) as image,
+                trust.open_file(images[row], pictures.MOST_BYTES) as stream,
+                pictures.open_image(stream, max_pixels) as image,
             ):
                 return shrunk(image)
         except Exception:  # PIL raises nearly anything on a damaged file, which `looks` need not have found
@@ -65,12 +65,12 @@ def decoded(
 
     def shrink(row: int) -> NDArray[np.uint8] | str:
         try:
-            pixels = decode.read_image(images[row], 3, max_pixels=max_pixels)
+            pixels = pictures.read_image(images[row], 3, max_pixels=max_pixels)
         except Exception as error:  # PIL raises nearly anything on a damaged file
-            return decode.reason(error)
+            return pictures.reason(error)
         return shrunk(Image.fromarray(pixels)) if min(pixels.shape[:2]) > SIDE else small[row]
 
-    for row, found in enumerate(each(shrink, range(len(images)), progress, decode.cores())):
+    for row, found in enumerate(each(shrink, range(len(images)), progress, many.cores())):
         if isinstance(found, str):
             broken[row] = found
         else:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from glmc.data.decode import decode_image
 from glmc.data.inventory import names
+from glmc.data.pictures import decode_image
 from glmc.data.prepare import pixels
 from glmc.data.split import Paths
 from glmc.metrics import per_class, scores

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from glmc import __version__, runtime
 from glmc.batches.streaming import SHARED
-from glmc.data import cache, decode
+from glmc.data import cache, many
 from glmc.screen import Screen
 
 CPU = torch.device("cpu")
@@ -90,7 +90,7 @@ def bfloat16() -> Finding:
 
 def threads() -> Finding:
     """PyTorch's threads against the cores that this process may use, and what else uses them."""
-    cores, used, load = min(decode.cores(), quota()), torch.get_num_threads(), os.getloadavg()[0]
+    cores, used, load = min(many.cores(), quota()), torch.get_num_threads(), os.getloadavg()[0]
     remedy = ""
     if used > cores:
         remedy = f"threads wait for each other: export OMP_NUM_THREADS={cores}"

@@ -19,7 +19,7 @@ from glmc import ranks
 from glmc.batches.augment import View
 from glmc.batches.resident import Loader, ResidentLoader
 from glmc.data import cache, parts
-from glmc.data.decode import fingerprint_of
+from glmc.data.many import fingerprint_of
 from glmc.data.prepare import Prepared, pixels
 from glmc.data.split import Paths, Split
 from glmc.errors import UserError
