@@ -3,15 +3,17 @@
 import functools
 import json
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from glmc import recipe
+from glmc import models, recipe
 from glmc.errors import UserError
 from glmc.models import Backbone, build_backbone, heads, text
 from glmc.runs import trained
@@ -172,21 +174,85 @@ def test_scaled_cosines():
     torch.testing.assert_close(layer(x), 25 * F.cosine_similarity(x[:, None], layer.weight[None], dim=-1))
 
 
-def test_files_in_the_layout_of_open_clip(place):
-    """Its vision tower: `visual.` before every name, other names, and a projection behind it that is not ours."""
-    name, words = "vit_xsmall_patch16_clip_224", {
+def openai(state):
+    """As OpenAI's CLIP has it, and open_clip: other names, a projection that is not ours, and the text's tower."""
+    words = {
         "patch_embed.proj": "conv1", "norm_pre": "ln_pre", "norm.": "ln_post.", "blocks.": "transformer.resblocks.",
         "norm1": "ln_1", "norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj", "attn.proj": "attn.out_proj",
         "qkv.weight": "in_proj_weight", "qkv.bias": "in_proj_bias",
     }  # fmt: skip
-    net = build_backbone(name).net
-    theirs = {"logit_scale": torch.ones(()), "visual.proj": torch.ones(256, 64)}
-    for key, value in net.state_dict().items():
+    theirs = {"logit_scale": torch.ones(()), "visual.proj": torch.ones(64, 32), "ln_final.weight": torch.ones(32)}
+    theirs |= {"positional_embedding": torch.ones(77, 32), "transformer.resblocks.0.ln_1.weight": torch.ones(32)}
+    for key, value in state.items():
         theirs["visual." + functools.reduce(lambda word, ours: word.replace(ours, words[ours]), words, key)] = value
     theirs["visual.class_embedding"] = theirs.pop("visual.cls_token")[0, 0]
     theirs["visual.positional_embedding"] = theirs.pop("visual.pos_embed")[0]
-    torch.save(theirs, "clip.pth")
-    found = build_backbone(name, pretrained="clip.pth").net.state_dict()
-    assert all(torch.equal(found[key], value) for key, value in net.state_dict().items())
-    with pytest.raises(UserError, match=r"clip.pth: does not fit this backbone; missing: \['patch_embed"):
-        build_backbone("vit_tiny_patch16_224.augreg_in21k", pretrained="clip.pth")
+    return theirs
+
+
+def with_registers(state):
+    """As DINOv2 has it: the class token has a position, the registers have none."""
+    before = state["cls_token"]
+    theirs = {key: value for key, value in state.items() if key not in ("cls_token", "reg_token", "pos_embed")}
+    theirs |= {"cls_token": state["cls_token"] - before, "register_tokens": state["reg_token"]}
+    return theirs | {"pos_embed": torch.cat([before, state["pos_embed"]], dim=1), "mask_token": torch.zeros(1, 64)}
+
+
+def behind(prefix, state):
+    return {prefix + key: value for key, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "parts", "written", "layout"),
+    [
+        ("test_vit", {"pre_norm": True}, {}, openai),
+        ("test_vit", {"pre_norm": True}, {}, lambda state: {key: x.half() for key, x in openai(state).items()}),
+        ("test_vit", {}, {}, lambda state: behind("visual.trunk.", state) | {"text.ln_final.weight": torch.ones(3)}),
+        ("test_vit", {"init_values": 1.0}, {}, lambda state: state | {"mask_token": torch.zeros(1, 64)}),
+        ("test_vit", {"init_values": 1.0}, {"img_size": 80}, lambda state: state | {"mask_token": torch.zeros(1, 64)}),
+        ("test_vit", {"init_values": 1.0, "reg_tokens": 4, "no_embed_class": True}, {}, with_registers),
+        ("test_vit", {}, {}, lambda state: {"teacher": behind("backbone.", state) | {"dino_head.bias": torch.ones(3)}}),
+        ("test_vit", {}, {}, lambda state: {"model": state | {"mask_token": torch.zeros(1, 1, 64),
+                                                              "decoder_blocks.0.norm1.weight": torch.ones(32)}}),
+        ("test_resnet", {}, {}, lambda state: {"model": state | {"fc.weight": torch.ones(1000, 64)}, "epoch": 300}),
+        ("test_resnet", {}, {}, lambda state: {"state_dict": behind("module.", state), "optimizer": {}}),
+    ],
+    ids=["openai", "openai in half precision", "open_clip with a tower of timm's", "DINOv2", "DINOv2 of small images",
+         "DINOv2 with registers", "DINOv2's teacher", "MAE", "DeiT's wrapper", "several GPUs"],
+)  # fmt: skip
+def test_files_in_the_layouts_of_others(name, parts, written, layout, tmp_path):
+    """The network that is loaded gives the features of the one that the file was written from."""
+    torch.manual_seed(0)
+    theirs, ours = (timm.create_model(name, num_classes=0, **parts, **more).eval() for more in (written, {}))
+    theirs.half().float()
+    torch.save(layout(theirs.state_dict()), tmp_path / "net.pth")
+    models._load_weights(ours, tmp_path / "net.pth")
+    images = torch.randn(2, 3, 160, 160)  # with position embeddings for fewer patches, `theirs` resamples them
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), theirs(images))
+
+
+@pytest.mark.parametrize(
+    ("parts", "fault"),
+    [
+        ({"depth": 2}, r"it has no blocks.2.norm1.weight \(and 47 more\)"),
+        ({"depth": 7}, r"it holds blocks.6.norm1.weight \(and 11 more\), for which there is no place"),
+        ({"init_values": 1.0}, r"it holds blocks.0.ls1.gamma \(and 11 more\)"),
+        ({"pre_norm": True}, r"it has no patch_embed.proj.bias"),
+        ({"reg_tokens": 1, "no_embed_class": True}, r"its pos_embed is 1x100x64"),
+        ({"patch_size": 8}, r"its patch_embed.proj.weight is 64x3x8x8 \(float32\) instead of 64x3x16x16 \(float32\)"),
+        ({"in_chans": 1}, r"its patch_embed.proj.weight is 64x1x16x16 \(float32\) instead of 64x3x16x16"),
+    ],
+)
+def test_a_network_of_other_parts_is_refused(parts, fault, tmp_path):
+    """Also one with more of them, which would answer something else without them."""
+    torch.save(timm.create_model("test_vit", **parts).state_dict(), tmp_path / "net.pth")
+    with pytest.raises(UserError, match=f"net.pth: does not fit the network of model.name: {fault}.*; set model.name"):
+        build_backbone("test_vit", pretrained=str(tmp_path / "net.pth"))
+
+
+def test_a_torchscript_program_is_told_from_damage(tmp_path):
+    with zipfile.ZipFile(tmp_path / "clip.pt", "w") as archive:
+        archive.writestr("clip/constants.pkl", b"")
+    with pytest.raises(UserError, match=r"TorchScript program: save torch.jit.load\(FILE\).state_dict\(\)"):
+        build_backbone("resnet20", pretrained=str(tmp_path / "clip.pt"))
