@@ -82,7 +82,7 @@ def test_groups_with_too_few_held_out_images_share_a_threshold_and_what_is_promi
         (lambda held: abstain.threshold_for("errors=0.1", held), "--unknown errors=0.1: write"),
         (lambda held: abstain.threshold_for("coverage=nan", held), "--unknown coverage=nan: write"),
         (lambda held: abstain.sets_for(0.96, held, GROUP), "--sets 0.96: takes 24 held-out images, and there are 20"),
-        (lambda held: abstain.sets_for(90, held, GROUP), "--sets 90: give a share between 0 and 1"),
+        (lambda _: abstain.refuse_no_share(90), "--sets 90: give a share between 0 and 1"),
     ],
 )
 def test_what_cannot_be_promised_is_refused_in_a_sentence(what, sentence):

@@ -15,6 +15,8 @@ OVERRIDES = {
     "batch=16": "unknown key batch; did you mean data.batch_size=16?",
     "pretrained=false": "unknown key pretrained; did you mean model.pretrained=false?",
     "model=resnet18": 'model must be a group of keys, not "resnet18"; did you mean model.name=resnet18?',
+    "model.adapter.rank=4": "unknown key model.adapter.rank (few weights that learn in a backbone that is frozen else, "
+    "{name, width}; null: none)",
     "model.backbone=x": "unknown key model.backbone; did you mean model.name?",
     "trian.epochs=3": "unknown key trian; did you mean train?",
     "optim.zzz=3": "unknown key optim.zzz; optim has name, lr, backbone_lr, momentum, nesterov, weight_decay, clip, "

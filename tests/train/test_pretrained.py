@@ -85,6 +85,7 @@ def test_a_run_on_kept_features_is_resumed_with_its_own_network(place):
         ("eval.flip_tta=true", "set eval.flip_tta to false and eval.crops"),
         ("mixture.name=mixup", "set mixture="),
         ("model.freeze=false", "needs model.freeze=true"),
+        ("model.adapter={name: lora}", "an adapter learns from images, not from features; set model.adapter to null"),
     ],
 )
 def test_what_happens_to_images_each_epoch_is_refused(place, override, sentence):

@@ -153,6 +153,12 @@ class Sets(NamedTuple):
         return (probabilities >= self.least) | (probabilities == probabilities.max(1, keepdims=True))
 
 
+def refuse_no_share(share: float) -> None:
+    """Raise a `UserError` unless sets can hold the true class so often."""
+    if not 0 < share < 1:
+        raise UserError(f"--sets {share:g}: give a share between 0 and 1, e.g. 0.9")
+
+
 def sets_for(share: float, held: Kept, group: NDArray[np.int64]) -> Sets:
     """The thresholds with which sets hold the true class of so many images of each group.
 
@@ -162,10 +168,8 @@ def sets_for(share: float, held: Kept, group: NDArray[np.int64]) -> Sets:
         group: int64 [C], place in `GROUPS` of each class.
 
     Raises:
-        UserError: not a share, or more than so many images can promise.
+        UserError: more than so many images can promise.
     """
-    if not 0 < share < 1:
-        raise UserError(f"--sets {share:g}: give a share between 0 and 1, e.g. 0.9")
     least, parts = np.zeros(len(group)), []
     of_image = group[held.labels]
     for places in together(of_image, set(group.tolist()), fewest(share)):

@@ -159,6 +159,8 @@ def rules_of(
         UserError: they are none, the run has no held-out images, or too few.
     """
     rules = Rules()
+    if share is not None:
+        abstain.refuse_no_share(share)
     if unknown is not None:
         abstain.asked(unknown)
         held = held_out_of(point, trained.classes, f"--unknown {unknown}")

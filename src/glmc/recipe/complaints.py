@@ -123,9 +123,11 @@ def _sentence(path: KeyPath, items: Sequence[Any], value: Any, meanings: Mapping
     key, first = dotted(path), items[0]
     if first["type"] == "rule":
         return f"{key} {first['ctx']['predicate']}"
+    meaning = _meaning(path, meanings)
+    if first["type"] == "extra_forbidden" and len(path) == 3 and path[0] != "views":  # its group's meaning names all
+        return f"unknown key {key}{meaning}"
     if first["type"] == "extra_forbidden":
         return unknown(key, _known(path, meanings), value if len(path) == 1 else None)
-    meaning = _meaning(path, meanings)
     if first["type"] == "missing":
         return f"{key} is missing{meaning}"
     wanted = [EXPECTED.get(item["type"], item["msg"]).format(**item.get("ctx", {})) for item in items]

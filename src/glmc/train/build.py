@@ -401,7 +401,7 @@ def try_one_step(parts: Parts) -> int:
         if not isinstance(error, RuntimeError | AssertionError | ValueError):
             raise
         raise UserError(
-            f"model.name={recipe.model.name} cannot take images of {size} ({str(error).splitlines()[0]}); "
+            f"model.name={recipe.model.name} cannot take images of {size} ({str(error).splitlines()[0].rstrip('.')}); "
             f"choose another data.size or model"
         ) from error
     if len(parts.data.train) % recipe.data.batch_size == 1:  # BatchNorm may find no spread in the last, single image

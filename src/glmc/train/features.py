@@ -55,6 +55,11 @@ def refuse(recipe: Recipe) -> None:
     """Raise a `UserError` where something would have to happen to the images in each epoch."""
     if ranks.here().world > 1:
         raise UserError("model.cached=true is for a single process: start glmc train without torchrun")
+    if recipe.model.adapter is not None and recipe.parent is None:
+        raise UserError(
+            "model.cached=true: an adapter learns from images, not from features; set model.adapter to null, or "
+            "model.cached and model.freeze to false"
+        )
     if recipe.eval.flip_tta or recipe.eval.crops > 1:
         raise UserError(
             "model.cached=true: features can be neither mirrored nor cropped; set eval.flip_tta to false and "
