@@ -10,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from glmc import models, recipe
+from glmc import recipe
 from glmc.data import cifar, lists
 from glmc.data.prepare import prepare
 from glmc.errors import UserError
+from glmc.models.pretrained import load_pretrained
 from glmc.published import weights
 from glmc.report import finished
 from glmc.screen import Screen
@@ -74,7 +75,7 @@ def zipped(file, content):
 def refused(file, memory=MOST):
     """Both readers of weights say a sentence on it and take little memory; none quotes what would run it."""
     before = most_memory()
-    for read in (lambda: models._load_weights(torch.nn.Linear(2, 2), file), lambda: weights.read(file)):
+    for read in (lambda: load_pretrained(torch.nn.Linear(2, 2), file), lambda: weights.read(file)):
         with pytest.raises(UserError) as caught:
             read()
         assert "weights_only" not in str(caught.value)
@@ -219,5 +220,5 @@ def test_plain_weights_are_still_read(tmp_path):
     net, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     for legacy in (False, True):
         torch.save({"state_dict": net.state_dict()}, tmp_path / "net.pth", _use_new_zipfile_serialization=not legacy)
-        models._load_weights(other, tmp_path / "net.pth")
+        load_pretrained(other, tmp_path / "net.pth")
         assert torch.equal(other.weight, net.weight)

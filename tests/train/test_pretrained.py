@@ -13,9 +13,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from glmc import models, recipe
+from glmc import recipe
 from glmc.errors import UserError
 from glmc.models import Backbone, build_backbone, heads, text
+from glmc.models.pretrained import load_pretrained
 from glmc.runs import trained
 from glmc.runs.trained import find_checkpoint, load_trained
 from glmc.train import run as training
@@ -227,7 +228,7 @@ def test_files_in_the_layouts_of_others(name, parts, written, layout, tmp_path):
     theirs, ours = (timm.create_model(name, num_classes=0, **parts, **more).eval() for more in (written, {}))
     theirs.half().float()
     torch.save(layout(theirs.state_dict()), tmp_path / "net.pth")
-    models._load_weights(ours, tmp_path / "net.pth")
+    load_pretrained(ours, tmp_path / "net.pth")
     images = torch.randn(2, 3, 160, 160)  # with position embeddings for fewer patches, `theirs` resamples them
     with torch.no_grad():
         torch.testing.assert_close(ours(images), theirs(images))

@@ -1,7 +1,6 @@
 """Backbones by name: the small-image networks here, everything else from timm."""
 
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +15,9 @@ from glmc.models.batch_norm import split_by_view
 from glmc.models.casting import carried_out, weights_of
 from glmc.models.cifar_resnet import CifarResNet
 from glmc.models.experts import Copies, multiply
+from glmc.models.pretrained import load_pretrained
 from glmc.models.small_stem import SmallStemResNet
-from glmc.models.weights import content_of, fits, form, obstacle, some, unwrapped
+from glmc.models.weights import obstacle
 
 SMALL_IMAGE = (
     *(f"resnet{depth}{width}" for depth in (20, 32, 44, 56) for width in ("", "_w64")),
@@ -153,7 +153,7 @@ def build_backbone(
         else:
             net, out_dim = _timm_backbone(name, channels, pretrained is True, zero_residual)
         if isinstance(pretrained, str):
-            _load_weights(net, Path(pretrained).expanduser())
+            load_pretrained(net, Path(pretrained).expanduser())
         return net, out_dim
 
     net, out_dim = network()
@@ -220,62 +220,3 @@ def _timm_backbone(name: str, channels: int, pretrained: bool, zero_residual: bo
             f"give a file, model.pretrained=FILE, or train from scratch with model.pretrained=false"
         ) from error
     return net, int(getattr(net, "head_hidden_size", None) or net.num_features)  # type: ignore[arg-type]
-
-
-def _load_weights(net: nn.Module, file: Path) -> None:
-    """Load a file of tensors, in whichever layout timm reads; classifiers in it are left aside, the rest must match."""
-    said = f"model.pretrained={file}"
-    if not file.is_file():
-        raise UserError(f"{said}: " + ("is a folder, not a file" if file.is_dir() else "there is no such file"))
-    tensors = unwrapped(content_of(file, said))
-    if not isinstance(tensors, dict):
-        raise UserError(f"{said}: holds a {type(tensors).__name__}; give a file of tensors by name")
-    faults = _other_patches(net, tensors)
-    tensors = _translated(net, tensors)
-    wanted, known = net.state_dict(), {name for name, _ in net.named_children()} - _heads(net)
-    known |= {name for name, none in net._parameters.items() if none is None}  # e.g. tokens that it goes without
-    lacking = [key for key in wanted if key not in tensors]
-    odd = [key for key in wanted if key in tensors and not fits(tensors[key], wanted[key])]
-    over = [key for key in tensors if key not in wanted and key.partition(".")[0] in known]
-    if lacking:
-        faults.append(f"it has no {some(lacking)}")
-    if odd:
-        faults.append(f"its {odd[0]} is {form(tensors[odd[0]])} instead of {form(wanted[odd[0]])}")
-    if over:
-        faults.append(f"it holds {some(over)}, for which there is no place")
-    if faults:
-        raise UserError(
-            f"{said}: does not fit the network of model.name: {faults[0]}; set model.name and "
-            "data.channels to what the file was written from, or give another file"
-        )
-    net.load_state_dict({key: tensors[key] for key in wanted})
-
-
-def _heads(net: nn.Module) -> set[str]:
-    """The children of a network of timm's that hold its classifiers."""
-    names = (getattr(net, "pretrained_cfg", None) or {}).get("classifier") or ()
-    return {name.partition(".")[0] for name in ((names,) if isinstance(names, str) else names)}
-
-
-def _other_patches(net: nn.Module, tensors: dict[str, Any]) -> list[str]:
-    """A complaint about a file for patches of another size, which timm would resample without a word; or none."""
-    mine = net.state_dict().get("patch_embed.proj.weight")
-    for key in ("patch_embed.proj.weight", "visual.conv1.weight", "visual.trunk.patch_embed.proj.weight"):
-        theirs = tensors.get(key)
-        if mine is not None and isinstance(theirs, Tensor) and theirs.ndim == 4 and theirs.shape[2:] != mine.shape[2:]:
-            return [f"its {key} is {form(theirs)} instead of {form(mine)}"]
-    return []
-
-
-def _translated(net: nn.Module, tensors: dict[str, Any]) -> dict[str, Any]:
-    """The same under timm's names, which knows those of open_clip, OpenAI, DINOv2 and others; else as they are.
-
-    Position embeddings are resampled to the network's own image size.
-    """
-    translate = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
-    if translate is None:
-        return tensors
-    try:
-        return dict(translate(dict(tensors), net))
-    except (KeyError, IndexError, AttributeError, RuntimeError, TypeError, ValueError):  # of another architecture
-        return tensors

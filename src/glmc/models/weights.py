@@ -2,9 +2,7 @@
 
 import os
 import pickletools
-import re
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.error import URLError
@@ -19,7 +17,6 @@ from glmc.errors import UserError
 MARK, MOST_TUPLES = -1, 10_000
 LEGACY = 5  # pickles of which a file consists that torch older than 1.6 wrote, before the tensors
 MOST_BYTES = 2**37  # of a file of weights
-WRAPPERS = ("state_dict", "model", "teacher")  # what training programs put the tensors of a network under
 SECONDS = 4  # to wait for an answer of the hub
 
 
@@ -79,15 +76,6 @@ def content_of(file: Path, name: str) -> Any:
         ) from error
 
 
-def unwrapped(content: Any) -> Any:
-    """Its tensors by name, without what training programs put around them and before their names; or as it is."""
-    while isinstance(content, dict) and (inner := [w for w in WRAPPERS if isinstance(content.get(w), dict)]):
-        content = content[inner[0]]
-    if not isinstance(content, dict):
-        return content
-    return {re.sub(r"^(module\.|_orig_mod\.|backbone\.)+", "", str(key)): value for key, value in content.items()}
-
-
 def _refuse_bombs(stream: BinaryIO) -> None:
     """Raise a `ValueError` where a file would be unpacked to more bytes than it has, or makes some out of a number."""
     pickles: list[bytes | BinaryIO] = [stream] * LEGACY
@@ -138,15 +126,3 @@ def fits(found: Any, wanted: Tensor) -> bool:
         and not found.is_meta
         and found.is_floating_point() == wanted.is_floating_point()
     )
-
-
-def some(names: Sequence[str]) -> str:
-    """Names in words, of many the first."""
-    return names[0] + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")
-
-
-def form(value: Any) -> str:
-    """Shape and type of what may be a tensor, in words."""
-    if not isinstance(value, Tensor):
-        return f"a {type(value).__name__}"
-    return f"{'x'.join(map(str, value.shape)) or 'a number'} ({str(value.dtype).removeprefix('torch.')})"
