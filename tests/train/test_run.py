@@ -3,12 +3,10 @@
 import csv
 import json
 import math
-import os
 import random
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from faults.small_runs import forked, wait_until
 from glmc import __main__, recipe, report, runtime, trust
 from glmc.random import Draws
 from glmc.runs import checkpoint
@@ -192,14 +191,7 @@ def glmc(*words):
 
 def start(place, *words):
     """The command, in a process of its own that can be killed."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "glmc", "--code", ".", *map(str, words)],
-        cwd=place,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return forked(lambda: glmc(*words), place / "errors")
 
 
 def trained(name, *overrides):
@@ -355,7 +347,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(plain, no_rep
 def test_a_recipe_sets_the_number_of_threads_for_itself_alone(place, no_report):
     for value, wanted in (("1", 1), ("2", 2), ("null", runtime.THREADS)):
         settings = ["train.max_steps=1", f"train.threads={value}"]
-        run.train(recipe.load("digits_lt/ce", settings), Path(f"threads-{value}"), command="", quiet=True, since=0.0)
+        run.train(recipe.load("tiny.yaml", settings), Path(f"threads-{value}"), command="", quiet=True, since=0.0)
         assert json.loads(Path(f"threads-{value}/environment.json").read_text())["threads"] == wanted
 
 
@@ -381,11 +373,10 @@ def test_seeds_side_by_side_are_each_as_if_alone(plain, no_report):
 
 def test_seeds_side_by_side_are_stopped_and_resumed_together(plain, place, no_report):
     process = start(place, "train", "tiny.yaml", "--seeds", "0,1,2", "--together", "2", "--out", "halved", "--quiet")
-    wait_for(process, lambda: all((Path("halved") / f"seed-{seed}/metrics.jsonl").exists() for seed in (0, 1)))
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate()
-    assert process.returncode == 143
-    assert "glmc train --resume halved" in said
+    wait_until(lambda: all((Path("halved") / f"seed-{seed}/metrics.jsonl").exists() for seed in (0, 1)))
+    process.kill(signal.SIGTERM)
+    assert process.wait() == 143
+    assert "glmc train --resume halved" in process.said()
     assert all(checkpoint.latest(Path("halved") / f"seed-{seed}/checkpoints") for seed in (0, 1))
     assert not Path("halved/seed-2").exists()
     assert glmc("train", "--resume", "halved", "--together", "2", "--quiet") == 0
@@ -462,22 +453,12 @@ SETTINGS = {
 }
 
 
-def wait_for(process, come):
-    """Return as soon as `come()` is true."""
-    until = time.monotonic() + 100
-    while not come():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until, "it never came"
-        time.sleep(0.002)
-
-
 def kill_when(process, come, delay):
     """SIGKILL, `delay` seconds after `come()` is true."""
-    wait_for(process, come)
+    wait_until(come)
     time.sleep(delay)
     process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    assert process.wait() == -signal.SIGKILL, process.said()
 
 
 def newest_step(run):
@@ -526,12 +507,11 @@ def test_records_beyond_the_checkpoint_and_a_line_cut_short_are_dropped(plain, n
 def test_a_signal_saves_and_names_the_way_on(place, plain, no_report, number, code):
     run = place / f"signal-{code}"
     process = start(place, "train", "tiny.yaml", "train.save_minutes=1e-6", "--out", run.name)
-    wait_for(process, lambda: newest_step(run) >= 2)
-    process.send_signal(number)
-    _, errors = process.communicate()
-    assert process.returncode == code
+    wait_until(lambda: newest_step(run) >= 2)
+    process.kill(number)
+    assert process.wait() == code
     again = f"glmc train --resume {run.name} --code {place}"
-    assert errors == f"glmc: stopped by {number.name}, state saved; go on with: {again}\n"
+    assert process.said() == f"glmc: stopped by {number.name}, state saved; go on with: {again}\n"
     assert not (run / "result.json").exists()
     assert 0 < newest_step(run) < 3 * STEPS
     assert glmc("train", "--resume", run, "--quiet") == 0
