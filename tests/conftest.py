@@ -26,6 +26,16 @@ def _own_environment() -> Iterator[None]:
     os.environ.pop("PYTHONSAFEPATH", None)
 
 
+@pytest.fixture(scope="module")
+def no_report() -> Iterator[None]:
+    """An empty page stands for the report, which takes longer than such a run, and has tests of its own."""
+    from glmc import report
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "write", lambda run: (run / "report.html").touch())
+        yield
+
+
 Outcome = Literal["survived", "lost", "silent"]  # as promised or a sentence; work is gone; nobody was told
 
 

@@ -1,8 +1,6 @@
 """Published checkpoints, evaluated and written by the commands."""
 
 import json
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -17,6 +15,7 @@ from glmc.runs import trained as trained_run
 from glmc.train import run
 
 QUIET = {"command": "glmc", "quiet": True, "since": time.perf_counter()}
+pytestmark = pytest.mark.usefixtures("no_report")
 DIGITS = ("data.name=digits", "data.split=cao", "data.imbalance=25", "data.n_max=125", "train.precision=float32")
 
 
@@ -27,15 +26,15 @@ def trained(tmp_path_factory):
     return run.train(recipe.load("digits_lt/glmc", settings), out, **QUIET)
 
 
-def test_a_run_goes_out_and_comes_back_with_the_same_figures(trained, tmp_path):
+def test_a_run_goes_out_and_comes_back_with_the_same_figures(trained, tmp_path, in_a_process_of_its_own):
     """Export, then evaluate the file as one evaluates a published one, by the command."""
     file = tmp_path / "ckpt.pth.tar"
     assert exchange.export(trained, file) == file
     own = json.loads((trained / "result.json").read_text())
     words = ["test", str(file), *DIGITS, "data.mean=null", "data.std=null", "--json"]
-    done = subprocess.run([sys.executable, "-m", "glmc", *words], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+    code, output, errors = in_a_process_of_its_own(*words)
+    assert code == 0, errors
+    result = json.loads(output)
     assert result["test"]["top1"] == own["last"]["top1"]
     assert result["flip_tta"]["nll"] == pytest.approx(own["flip_tta"]["nll"], rel=1e-5)
     assert result["epoch"] == own["epochs"]

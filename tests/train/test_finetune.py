@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from glmc import recipe, report
+from glmc import recipe
 from glmc.errors import Interrupted, NonFiniteLoss, UserError
 from glmc.methods.distillation import Distillation
 from glmc.methods.lws import LWS
@@ -18,6 +18,7 @@ from glmc.train import run, seeds
 from glmc.train.stages import POSTHOC, check, finetune, go_on, last, second_recipe, stage_file, stages
 
 QUIET = {"command": "glmc", "quiet": True, "since": time.perf_counter()}
+pytestmark = pytest.mark.usefixtures("no_report")
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +134,6 @@ def test_a_folder_that_is_no_run_is_said(tmp_path):
 
 def test_a_recipe_goes_on_into_its_second_stage_and_is_resumed_there(tmp_path, monkeypatch):
     """One command for both, stopped in the second and taken up again: the same bits as without."""
-    monkeypatch.setattr(report, "write", lambda run: None)  # it takes longer than such a run
     wanted = recipe.load("digits_lt/ce", ["train.max_steps=5", "train.precision=float32", "then=lws"])
     whole, halved = (run.train(wanted, tmp_path / name, **QUIET) for name in ("whole", "halved"))
     go_on(whole, **QUIET)
@@ -156,7 +156,6 @@ def test_a_recipe_goes_on_into_its_second_stage_and_is_resumed_there(tmp_path, m
 
 def test_a_chain_of_stages_is_stopped_and_taken_up_again_in_any_of_them(tmp_path, monkeypatch):
     """SSD and an adjustment, whole, and stopped in its second and in its third stage: the same bits."""
-    monkeypatch.setattr(report, "write", lambda run: None)  # it takes longer than such a run
     stages = "[lws train.epochs=2, distillation train.epochs=3, lws train.epochs=1, tau_norm tau=0.5]"
     words = [
         "train.max_steps=3", "train.precision=float32", "data.batch_size=256", f"then={stages}",
@@ -207,8 +206,6 @@ def test_wrong_stages_are_refused_before_training(words, sentence):
 
 
 def test_a_seed_whose_later_stage_diverges_leaves_the_others_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "write", lambda run: None)  # it takes longer than such a run
-
     def diverging(place, **words):
         if place.name == "seed-0":
             raise NonFiniteLoss("the loss term 'loss' became nan")

@@ -12,6 +12,7 @@ from glmc.errors import NonFiniteLoss, UserError
 from glmc.train.sweep import lay_out, name_of, points, split_values, sweep
 
 QUIET = {"command": "glmc", "quiet": True, "since": time.perf_counter()}
+pytestmark = pytest.mark.usefixtures("no_report")
 
 
 @pytest.mark.parametrize(
