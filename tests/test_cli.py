@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 
 import glmc
+from faults.small_runs import forked
+from faults.small_runs import glmc as glmc_command
 from glmc import __main__, recipe, report
 from glmc.data.holdout import stratified_holdout
 from glmc.runs import checkpoint
@@ -417,14 +419,17 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(command, place, run):
 
 def test_a_full_disk_stops_a_run_that_then_goes_on(command, place, run):
     """No file may grow beyond 256 KiB, as on a full disk: the first checkpoint does not fit."""
-    cramped = process(
-        "train", "tiny.yaml", "train.max_steps=2", "--out", "cramped", "--quiet",
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, 2**18)),
-    )  # fmt: skip
-    assert cramped.returncode == 2
-    assert cramped.stderr.count("\n") == 1
-    assert "cramped/checkpoints: the checkpoint of step 2 could not be saved (File too large)" in cramped.stderr
-    assert "resume" in cramped.stderr
+
+    def cramped():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, 2**18))
+        return glmc_command("train", "tiny.yaml", "train.max_steps=2", "--out", "cramped", "--quiet")
+
+    child = forked(cramped, place / "errors")
+    assert child.wait() == 2
+    said = child.said()
+    assert said.count("\n") == 1
+    assert "cramped/checkpoints: the checkpoint of step 2 could not be saved (File too large)" in said
+    assert "resume" in said
     assert list((place / "cramped/checkpoints").iterdir()) == []
     assert command("train", "--resume", "cramped", "--quiet")[0] == 0
     names = ("metrics.jsonl", "result.json")

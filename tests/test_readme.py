@@ -1,7 +1,6 @@
 """What the README promises, executed: its first screen, its map, its figures."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -37,7 +36,7 @@ COMMANDS = sorted(set(re.findall(r"^    (glmc (?:show|list|cache|train).*?)(?:  
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_commands_of_the_readme_are_understood(command, tmp_path):
+def test_commands_of_the_readme_are_understood(command, tmp_path, monkeypatch, in_a_process_of_its_own):
     """Each is checked as far as `show` goes, which reads a recipe and its overrides in full, or run if it is quick."""
     words = command.split("#")[0].split()
     if words[1] == "train":
@@ -46,9 +45,10 @@ def test_commands_of_the_readme_are_understood(command, tmp_path):
         words = ["glmc", "show", *[word for word in words[2:] if "=" in word or "/" in word]]
         if len(words) == 2 or "=" in words[2]:  # no recipe: one for the user's own photographs is chosen
             words.insert(2, "folder/finetune")
-    environment = {**os.environ, "GLMC_CACHE": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("GLMC_CACHE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    code, _, errors = in_a_process_of_its_own(*words[1:])
+    assert code == 0, errors
 
 
 def test_every_file_of_the_map_is_there():
