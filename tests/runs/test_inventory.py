@@ -17,6 +17,7 @@ from glmc.train import stages
 from glmc.train.saving import Saver
 
 CALL = {"command": "glmc", "quiet": True, "since": 0.0}
+pytestmark = pytest.mark.usefixtures("no_report")
 
 
 def paint(folder, number, seed=0, first=0):

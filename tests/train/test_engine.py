@@ -27,9 +27,9 @@ LABELS = np.repeat(np.arange(3), COUNTS.numpy())
 IMAGES = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (46, 8, 8, 3)).astype(np.uint8)
 
 
-def parts(kind, seed=0, device=CPU):
+def parts(kind, seed=0, device=CPU, depth=8, width=4):
     torch.manual_seed(seed)
-    backbone = Backbone(CifarResNet(8, width=4), 16, "split")
+    backbone = Backbone(CifarResNet(depth, width), 16, "split")
     factors = (ClassWeighted(COUNTS, exponent=1.2), MixUpCutMix(COUNTS)) if kind is GLMC else FACTORS
     method = kind(backbone, COUNTS, *factors).to(device)
     views = [View([{"crop": 1}, "flip"], (0.5,) * 3, (0.25,) * 3, device)] * len(method.views)

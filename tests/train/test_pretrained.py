@@ -22,6 +22,7 @@ from glmc.runs.trained import find_checkpoint, load_trained
 from glmc.train import run as training
 
 CALL = {"command": "glmc", "quiet": True, "since": 0.0}
+pytestmark = pytest.mark.usefixtures("no_report")
 PROBE = """
 data:    {name: folder, root: photos, size: 8, batch_size: 6}
 views:   {train: [], test: []}
