@@ -21,6 +21,7 @@ from glmc.train import run as training
 from glmc.train import stages
 
 CALL = {"command": "glmc", "quiet": True, "since": 0.0}
+pytestmark = pytest.mark.usefixtures("no_report")
 VIT = """
 data:    {name: folder, root: photos, size: 160, batch_size: 8, cache: false}
 views:   {train: [flip], test: []}
