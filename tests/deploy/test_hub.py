@@ -22,6 +22,7 @@ from glmc.runs import trained as trained_run
 from glmc.train import run
 
 QUIET = {"command": "glmc", "quiet": True, "since": time.perf_counter()}
+pytestmark = pytest.mark.usefixtures("no_report")
 COMMIT = "a" * 40
 
 
