@@ -1,13 +1,11 @@
 """Several processes against one: the same gradients, weights and confusion matrix, killed and resumed with others."""
 
-import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +14,20 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 from torch import multiprocessing
+from torch.distributed.launcher.api import elastic_launch
+from torch.distributed.run import config_from_args, parse_args
 
-from glmc import ranks
+from faults.small_runs import forked, wait_until
+from glmc import __main__, models, ranks, recipe
 from glmc.batches.augment import View
 from glmc.batches.resident import ResidentLoader
 from glmc.errors import UserError
 from glmc.models import build_backbone
+from glmc.models.cifar_resnet import CifarResNet
 from glmc.models.heads import start_heads
 from glmc.recipe import choice
 from glmc.runs.tally import Tally
+from glmc.train import run as training
 from glmc.train.engine import Inputs, draw, move, training_step
 
 COUNTS = torch.tensor([10, 5, 4, 2])
@@ -77,9 +80,11 @@ CASES = {
 
 
 def trained(case):
-    """Losses, gradients of the last step and weights after three epochs in float64."""
+    """Losses, gradients of the last step and weights after three epochs in float64, of a network of three blocks."""
     torch.manual_seed(0)
-    backbone = build_backbone("resnet20", **CASES[case].get("backbone", {}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "CifarResNet", lambda depth, width, channels: CifarResNet(8, 4, channels))
+        backbone = build_backbone("resnet20", **CASES[case].get("backbone", {}))
     loss, mixture = (choice.build(name, CASES[case][name], COUNTS) for name in ("loss", "mixture"))
     method = choice.build("method", CASES[case]["method"], COUNTS, (backbone, COUNTS, loss, mixture))
     start_heads(method, "he_uniform")
@@ -188,35 +193,42 @@ eval:   {batch_size: 250, flip_tta: false}
 """
 
 
+def ranked(place, *words):
+    """The command of one rank."""
+    (place / f"rank-{os.environ['RANK']}").write_text(str(os.getpid()))
+    sys.argv = ["glmc", *map(str, words)]
+    __main__.main()
+
+
 def torchrun(place, world, *words, restarts=0):
-    """The command in several processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(world)]
-    command += ["--max-restarts", str(restarts), "--monitor-interval", "0.1", "-m", "glmc", *map(str, words)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    """The command in several processes of torchrun, which are forked: everything is imported already."""
+    own = ["--nproc-per-node", str(world), "--max-restarts", str(restarts), "--monitor-interval", "0.1"]
+    own += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]  # as it chooses itself
+    own += ["--start-method", "fork", "--log-dir", str(place / "logs"), "--redirects", "3", "glmc"]
+
+    def work():
+        os.chdir(place)
+        config, _, _ = config_from_args(parse_args(own))
+        elastic_launch(config, ranked)(place, *words)
+        return 0
+
+    return forked(work, place / "errors")
 
 
-def process_of(parent, rank):
-    """The process of a rank that torchrun has started, if there is one now."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has ended meanwhile
-            child = stat.read_text().rpartition(")")[2].split()[1] == str(parent)
-            if child and f"RANK={rank}".encode() in (stat.parent / "environ").read_bytes().split(b"\0"):
-                return int(stat.parent.name)
-    return None
+def ended(process, place):
+    """The exit code of torchrun, and what it and its processes have said."""
+    wait_until(lambda: os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT), 200)
+    code = process.wait()
+    logs = [file.read_text() for file in sorted((place / "logs").rglob("std*.log"))]
+    return code, "".join([*logs, process.said()])
 
 
-def signalled(process, run, number, after=4, but=None):
+def signalled(place, run, number, after=4, but=None):
     """Send rank 1, in another process than `but`, a signal after a checkpoint of step `after`; returns the process."""
-    until = time.monotonic() + 120
-    while (rank := process_of(process.pid, 1)) in (None, but) or latest(run) < after:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until
-        time.sleep(0.01)
-    os.kill(rank, number)
-    return rank
+    rank = place / "rank-1"
+    wait_until(lambda: latest(run) >= after and rank.read_text() not in ("", but))
+    os.kill(int(rank.read_text()), number)
+    return rank.read_text()
 
 
 def latest(run):
@@ -224,23 +236,22 @@ def latest(run):
     return max((int(path.name[5:]) for path in run.glob("checkpoints/step-*")), default=0)
 
 
-def test_a_run_is_killed_stopped_and_resumed_by_another_number_of_processes(tmp_path):
+def test_a_run_is_killed_stopped_and_resumed_by_another_number_of_processes(tmp_path, no_report):
     """Two processes, of which the second is killed, started again and then sent a signal; three go on to the end."""
     (tmp_path / "tiny.yaml").write_text(TINY)
     run, whole = tmp_path / "run", tmp_path / "whole"
     process = torchrun(tmp_path, 2, "train", "tiny.yaml", "--out", run, restarts=1)
-    first = signalled(process, run, signal.SIGKILL)
-    signalled(process, run, signal.SIGTERM, after=latest(run) + 4, but=first)
-    said = process.communicate(timeout=200)[0]
+    first = signalled(tmp_path, run, signal.SIGKILL)
+    signalled(tmp_path, run, signal.SIGTERM, after=latest(run) + 4, but=first)
+    _, said = ended(process, tmp_path)
     assert "rank 1 of 2 ended" in said
     assert "stopped by SIGTERM, state saved" in said
     assert "going on from epoch" in (run / "log.txt").read_text()
     assert not (run / "result.json").exists()
     process = torchrun(tmp_path, 3, "train", "--resume", run)
-    said = process.communicate(timeout=200)[0]
-    assert process.returncode == 0, said
-    alone = [sys.executable, "-m", "glmc", "train", "tiny.yaml", "--out", whole]
-    subprocess.run(alone, cwd=tmp_path, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True)
+    code, said = ended(process, tmp_path)
+    assert code == 0, said
+    training.train(recipe.load(str(tmp_path / "tiny.yaml")), whole, command="glmc", quiet=True, since=0.0)
     found, wanted = (json.loads((each / "result.json").read_text()) for each in (run, whole))
     assert found["steps"] == wanted["steps"]
     assert found["last"]["nll"] == pytest.approx(wanted["last"]["nll"], rel=2e-2)  # float32, and a wild beginning
@@ -260,26 +271,27 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
-def of_photos(place, photos, *words):
-    """The command, two processes of which stream a folder of images; its exit code and what it says."""
-    values = [f"data.root={photos}", "data.loader=streaming", "data.size=32", "data.batch_size=6"]
-    values += ["model.name=resnet20", "train.epochs=1", "train.device=cpu"]
-    process = torchrun(place, 2, "train", *words, *values)
-    said = process.communicate(timeout=200)[0]
-    return process.returncode, said
+STREAMED = ["data.root=photos", "data.loader=streaming", "data.size=32", "data.batch_size=6"]
+STREAMED += ["model.name=resnet20", "train.epochs=1", "train.device=cpu"]
 
 
-def test_two_seeds_in_turn_each_with_its_second_stage(tmp_path, photos):
-    code, said = of_photos(tmp_path, photos, "folder/crt", "--seeds", "0,1", "--out", "runs")
+def test_two_seeds_in_turn_each_with_its_second_stage(tmp_path, photos, no_report):
+    words = ["folder/crt", "then=crt train.epochs=2", "--seeds", "0,1", "--out", "runs", *STREAMED]
+    code, said = ended(torchrun(tmp_path, 2, "train", *words), tmp_path)
     assert code == 0, said
     summary = json.loads((tmp_path / "runs" / "summary.json").read_text())
-    assert (summary["epochs"], summary["last"]["top1"]["n"]) == (30, 2)  # of the second stage
+    assert (summary["epochs"], summary["last"]["top1"]["n"]) == (2, 2)  # of the second stage
 
 
 def test_a_damaged_image_of_the_second_process_is_named_and_ends_both(tmp_path, photos):
+    """From a shell, as docs/scale.md has it."""
     for image in (photos / "train").rglob("*.jpg"):
         image.write_bytes(image.read_bytes()[:300])
-    code, said = of_photos(tmp_path, photos, "folder/ce", "--out", "run")
-    assert code != 0
-    assert "cannot be read" in said
-    assert "defect of glmc" not in said
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "glmc", "train"]
+    done = subprocess.run(
+        [*command, "folder/ce", "--out", "run", *STREAMED],
+        cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "cannot be read" in done.stderr
+    assert "defect of glmc" not in done.stderr
