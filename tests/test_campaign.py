@@ -120,16 +120,16 @@ def test_runs_that_are_killed_go_on_and_are_recorded(campaign, tmp_path):
 
 
 def test_a_check_that_is_killed_goes_on(campaign, tmp_path):
-    words = ["check", "--device", "cpu", "--steps", "4", "--minutes", "3"]
+    words = ["check", "--device", "cpu", "--steps", "1", "--minutes", "3"]
     first = campaign(*words, "--out", "first")
-    while first.poll() is None and kept(tmp_path / "first").get("versions", {}).get("state") != "done":
+    while first.poll() is None and kept(tmp_path / "first").get("tests", {}).get("state") != "done":
         time.sleep(0.05)
     first.kill()
     assert first.wait() == -signal.SIGKILL
 
     said = campaign(*words, "--out", "second", "--done", "first").communicate()[0]
     items = kept(tmp_path / "second")
-    names = ["tests", "ms-resnet32-eager", "seeds", "operations"]
+    names = ["ms-resnet32-eager", "seeds", "operations"]
     assert {name: facts["state"] for name, facts in items.items()} == dict.fromkeys(names, "done"), said
     assert items["seeds"]["2"]["equal_to_alone"] == 2
     assert campaign("record", "--done", "first", "--done", "second", "--out", "record").wait() == 0
