@@ -21,6 +21,7 @@ from glmc.runs import trained as trained_run
 from glmc.train import run
 
 QUIET = {"command": "glmc", "quiet": True, "since": time.perf_counter()}
+pytestmark = pytest.mark.usefixtures("no_report")
 TEMPERATURE = 1.7
 
 

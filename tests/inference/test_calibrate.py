@@ -26,6 +26,7 @@ from glmc.train import stages as finetune
 CLASSES = {"eight": 40, "five": 24, "three": 8}  # training images
 DIGIT = {"eight": 8, "five": 5, "three": 3}
 QUIET = {"command": "glmc", "quiet": True, "since": time.perf_counter()}
+pytestmark = pytest.mark.usefixtures("no_report")
 
 
 def write_digits(folder: Path, rows: range, names=tuple(CLASSES)) -> None:
