@@ -74,7 +74,7 @@ def test_what_is_set_aside_is_balanced_and_no_part_of_the_training_list(squares,
 
 def test_a_study_goes_on_where_it_stopped_and_a_speed_run_adds_to_its_history(script, tmp_path, monkeypatch):
     def trained(self, run, *words):
-        """In a process that has everything imported already."""
+        """In a process that has everything imported already; forked while no other thread computes: --jobs 1."""
         assert forked(lambda: glmc(*words, "--quiet"), run.with_suffix(".log")).wait() == 0
         run.with_suffix(".memory").write_text("1\n")
 
@@ -86,7 +86,7 @@ def test_a_study_goes_on_where_it_stopped_and_a_speed_run_adds_to_its_history(sc
         "  base: {system: ce, values: [optim.lr=0.02]}\n"
         "  short: {like: base, seconds: base, epochs: 1}\n"
     )
-    places = ["--root", tmp_path, "--work", tmp_path / "work", "--record"]
+    places = ["--jobs", "1", "--root", tmp_path, "--work", tmp_path / "work", "--record"]
     for _ in range(2):  # the second time nothing is left to do
         said = script("study", grid, *places, tmp_path / "record")
     found = json.loads((tmp_path / "record" / "grid.json").read_text())["rows"]
