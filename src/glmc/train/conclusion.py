@@ -12,7 +12,6 @@ from glmc.data.pictures import decode_image
 from glmc.data.prepare import pixels
 from glmc.data.split import Paths
 from glmc.metrics import per_class, scores
-from glmc.report import evidence
 from glmc.runs import checkpoint, folder, result
 from glmc.runs.result import Extended, Result
 from glmc.runs.tally import Tally
@@ -62,7 +61,7 @@ def conclude(parts: Parts, run: Path, state: State, records: list[dict[str, Any]
         leave_evidence(parts, run, tally)
     result.write(run, found)
     if tested:
-        from glmc import report  # matplotlib: not worth a second at the start
+        from glmc import report  # matplotlib: not worth a second at the start, here and below
 
         report.write(run)
 
@@ -112,6 +111,8 @@ def best_epoch(records: Sequence[Mapping[str, Any]], split: str) -> dict[str, fl
 
 def leave_evidence(parts: Parts, run: Path, tally: Tally) -> None:
     """predictions.csv and examples/ of a run, from its last predictions for the test images."""
+    from glmc.report import evidence
+
     train, test, data = parts.data.train, parts.data.test, parts.recipe.data
 
     def decoded(row: int) -> NDArray[np.uint8]:
