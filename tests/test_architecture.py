@@ -81,3 +81,12 @@ def test_what_reads_files_does_not_load_torch(room):
                 assert not any(alias.name.split(".")[0] in ("torch", "timm", "torchvision") for alias in node.names)
             if isinstance(node, ast.ImportFrom):
                 assert (node.module or "").split(".")[0] not in ("torch", "timm", "torchvision")
+
+
+def test_no_training_waits_for_matplotlib_when_it_starts():
+    """A bench, which makes several runs and draws them, may."""
+    for file in set((SOURCE / "train").glob("*.py")) - {SOURCE / "train/bench.py"}:
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.ImportFrom):
+                whole = [f"{node.module}.{alias.name}" for alias in node.names]
+                assert not any(name.startswith("glmc.report") for name in whole), file
