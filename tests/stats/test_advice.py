@@ -1,12 +1,14 @@
 """Which recipe one's own photographs get, with and without a hub; the hub is a server on this machine."""
 
 import http.server
+import json
 import shlex
 import threading
 import time
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from test_stats import fill, save
 
 from glmc import recipe
@@ -98,16 +100,26 @@ def test_the_rule(machine, tmp_path, counts, size, at_hand, device, command, rea
 @pytest.mark.parametrize(
     ("network", "device", "name", "extra"),
     [
-        ("resnet32", "cpu", "linear", ("data.size=32", "views.train=[]", "views.test=[]")),
-        ("resnet32", "cuda", "finetune", ("data.size=32", "views.train=[{crop: 4}, flip]", "views.test=[]")),
-        ("test_vit", "cuda", "lift", ()),
-        ("resnet18", "cuda", "finetune", ()),
+        ("resnet32", "cpu", "glmc_plus", ("data.size=32", "views.train=[{crop: 4}, flip]")),
+        ("test_vit", "cuda", "lift", ("data.size=183",)),
+        ("resnet18", "cuda", "finetune", ("data.size=37",)),
+        ("resnet18", "cpu", "linear", ("data.size=37",)),
     ],
 )
-def test_weights_of_ones_own_are_used(machine, tmp_path, network, device, name, extra):
+@pytest.mark.parametrize("says_so", [True, False])
+def test_weights_of_ones_own_are_used(machine, tmp_path, network, device, name, extra, says_so):
+    """Those that `glmc export` wrote say which network it is, and for images of which size."""
     machine(False, device)
     found = find.scan(find.wanted(str(photographs(tmp_path, LONG, (32, 32)))).data)
-    chosen = advice.choose(found, [f"model.name={network}", "model.pretrained=mine.pth"])
+    images = {"mean": [0.5], "std": [0.2], "size": 160 if network == "test_vit" else 32}
+    header = {"glmc": json.dumps({"network": network, "preprocessing": images})} if says_so else {}
+    save_file({}, tmp_path / "mine.safetensors", header)
+    given = [] if says_so else [f"model.name={network}"]
+    chosen = advice.choose(found, [*given, f"model.pretrained={tmp_path}/mine.safetensors"])
+    if says_so:
+        extra = (f"model.name={network}", *extra)
+    elif name != "glmc_plus":
+        extra = ()
     assert (chosen.recipe, chosen.overrides) == (f"folder/{name}", extra)
 
 

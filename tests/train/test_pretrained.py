@@ -171,6 +171,18 @@ def test_names_and_encoders_that_do_not_serve(tmp_path, monkeypatch, classes, en
         text.class_names(classes, "resnet20", encoder)
 
 
+def test_an_exported_file_says_which_network_it_is_and_how_images_are_normalised(place):
+    images = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "size": 32}
+    header = {"glmc": json.dumps({"network": "resnet20", "preprocessing": images})}
+    save_file(torch.load("net.pth"), "mine.safetensors", header)
+    run = training.train(recipe.load("probe.yaml", ["model.pretrained=mine.safetensors"]), place / "run", **CALL)
+    data = recipe.parse_settled(find_checkpoint(run).state["recipe"]).data
+    assert (data.mean, data.std, data.size) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6], 8)  # the recipe's size wins
+    another = recipe.load("probe.yaml", ["model.pretrained=mine.safetensors", "model.name=resnet32"])
+    with pytest.raises(UserError, match="these are weights of resnet20, and model.name is resnet32"):
+        training.train(another, place / "another", **CALL)
+
+
 def test_scaled_cosines():
     layer = heads.Cosine(4, 3, scale=25.0)
     x = torch.randn(5, 4)

@@ -74,6 +74,23 @@ def divide(pool: Split, hold: HoldOut) -> tuple[Rows, Rows, str]:
     return kept, held, remark
 
 
+def set_aside(train: Split, val: Split) -> str:
+    """How many images validate, of how many groups, and whether classes have none.
+
+    >>> rest = Split(np.zeros(3), np.array([0, 0, 1]), ["cat", "dog"], groups=np.array([0, 1, 1]))
+    >>> set_aside(rest.select([1, 2]), rest.select([0]))
+    "1 image is for validation, of 1 of 2 groups; of 1 of 2 classes none, e.g. 'dog'"
+    """
+    said = "1 image is for validation" if len(val) == 1 else f"{len(val):,} images are for validation"
+    if val.groups is not None and train.groups is not None:
+        inside, all_of_them = np.unique(val.groups), np.union1d(train.groups, val.groups)
+        said += f", of {len(inside)} of {len(all_of_them)} groups"
+    lacking = np.flatnonzero(val.counts == 0)
+    if len(lacking):
+        said += f"; of {len(lacking)} of {len(val.classes)} classes none, e.g. {val.classes[lacking[0]]!r}"
+    return said
+
+
 def stratified_holdout(labels: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
     """Splits rows so that each class gives about the same share.
 

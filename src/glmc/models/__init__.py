@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -15,7 +14,7 @@ from glmc.models.batch_norm import split_by_view
 from glmc.models.casting import carried_out, weights_of
 from glmc.models.cifar_resnet import CifarResNet
 from glmc.models.experts import Copies, multiply
-from glmc.models.pretrained import load_pretrained
+from glmc.models.pretrained import load_pretrained, told
 from glmc.models.small_stem import SmallStemResNet
 from glmc.models.weights import obstacle
 
@@ -153,7 +152,7 @@ def build_backbone(
         else:
             net, out_dim = _timm_backbone(name, channels, pretrained is True, zero_residual)
         if isinstance(pretrained, str):
-            load_pretrained(net, Path(pretrained).expanduser())
+            load_pretrained(net, pretrained)
         return net, out_dim
 
     net, out_dim = network()
@@ -168,10 +167,28 @@ def build_backbone(
     return Backbone(net, out_dim, batch_norm, experts, batch_norm_over, adapted, width)
 
 
-def pretrained_input(name: str) -> dict[str, Any]:
-    """Mean, std (fractions of the full range) and side in pixels that the weights of a timm model expect."""
-    import timm
+def pretrained_input(name: str, weights: bool | str) -> dict[str, Any]:
+    """Mean, std (fractions of the full range) and side in pixels that weights expect, as far as that is known.
 
+    Args:
+        name: of the backbone.
+        weights: value of `model.pretrained`; a file that says nothing of itself counts as timm's weights of that name.
+
+    Raises:
+        UserError: there is no such file, or it says that it is another network's.
+    """
+    if weights is False:
+        return {}
+    import timm  # takes seconds
+
+    found = told(weights) if isinstance(weights, str) else None
+    if found is not None:
+        if found.network != name:
+            raise UserError(
+                f"model.pretrained={weights}: these are weights of {found.network}, and model.name is {name}; set "
+                f"model.name={found.network}, or give another file"
+            )
+        return {"mean": found.mean, "std": found.std, "size": found.size}
     config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     if config is None:
         return {}

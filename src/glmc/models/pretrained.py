@@ -4,30 +4,87 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
 from glmc.errors import UserError
 from glmc.models.weights import content_of, fits
 
+MINE = "glmc"  # key of the header under which `glmc export` says what a file is
 WRAPPERS = ("state_dict", "model", "teacher")  # what training programs put the tensors of a network under
 
 
-def load_pretrained(net: nn.Module, file: Path) -> None:
+class Told(NamedTuple):
+    """What a file of weights says of itself.
+
+    Args:
+        network: name of the backbone.
+        mean, std: per channel, in fractions of the full range, of the images it was trained on.
+        size: side of these in pixels.
+    """
+
+    network: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: int
+
+
+class _Images(BaseModel):
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: int
+
+
+class _Header(BaseModel):
+    network: str
+    preprocessing: _Images
+
+
+def told(weights: str) -> Told | None:
+    """What a file that `glmc export` wrote as safetensors says of itself; None for any other file.
+
+    Args:
+        weights: value of `model.pretrained`.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    file = _there(weights)
+    if file.suffix != ".safetensors":
+        return None
+    try:
+        with safe_open(file, "pt") as content:
+            header = _Header.model_validate_json((content.metadata() or {})[MINE])
+    except (KeyError, ValidationError, SafetensorError, OSError):  # another program's, or one that loading will refuse
+        return None
+    images = header.preprocessing
+    return Told(header.network, images.mean, images.std, images.size)
+
+
+def _there(weights: str) -> Path:
+    file = Path(weights).expanduser()
+    if not file.is_file():
+        missing = "is a folder, not a file" if file.is_dir() else "there is no such file"
+        raise UserError(f"model.pretrained={weights}: {missing}")
+    return file
+
+
+def load_pretrained(net: nn.Module, weights: str) -> None:
     """Load a file of tensors, in whichever layout timm reads; classifiers in it are left aside, the rest must match.
 
     Args:
         net: of this package or of timm, without classifier.
-        file: of `glmc export`, timm, open_clip, CLIP, DINOv2, MAE, torchvision and others.
+        weights: value of `model.pretrained`: a file of `glmc export`, timm, open_clip, CLIP, DINOv2, MAE, torchvision
 
     Raises:
         UserError: it cannot be read, lacks something of the network, or holds more of it.
     """
-    said = f"model.pretrained={file}"
-    if not file.is_file():
-        raise UserError(f"{said}: " + ("is a folder, not a file" if file.is_dir() else "there is no such file"))
-    tensors = _unwrapped(content_of(file, said))
+    said = f"model.pretrained={weights}"
+    tensors = _unwrapped(content_of(_there(weights), said))
     if not isinstance(tensors, dict):
         raise UserError(f"{said}: holds a {type(tensors).__name__}; give a file of tensors by name")
     faults = _other_patches(net, tensors)

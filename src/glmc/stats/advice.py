@@ -18,6 +18,7 @@ SMALL = 64  # pixels; images with a shorter side of up to this suit a network fo
 FEW = 20  # with fewer images in the median class, little can be learnt from scratch
 TAIL = 10  # with fewer images, the smallest class is mentioned
 PLENTY = 50_000  # with this many large images, training from scratch is worth a comparison
+CROP = 0.875  # what the recipes for pretrained networks keep of data.size
 SCRATCH = ("folder/ce", "folder/glmc_plus")  # recipes that train a network from scratch
 
 
@@ -112,7 +113,8 @@ def choose(found: Found, given: Sequence[str]) -> Choice:
         return Choice(name, tuple(extra), (*why, *_resized(name, (*extra, *given), width, height)), other, when)
 
     named = dict(word.partition("=")[::2] for word in given)
-    own = named.get("model.pretrained", "true") not in ("true", "false")  # a file of weights
+    weights = named.get("model.pretrained", "true")
+    own = weights not in ("true", "false")  # a file
     if small and median >= FEW and not own:
         why = f"{usual} suit resnet32, trained from scratch in minutes to hours"
         extra = _left_open(_small_network(min(width, height)), given)
@@ -124,10 +126,13 @@ def choose(found: Found, given: Sequence[str]) -> Choice:
         return chosen(scratch, extra, (why, balance), "folder/ce", when)
 
     from glmc import runtime  # loads torch
+    from glmc.models import SMALL_IMAGE
+    from glmc.models.pretrained import told
     from glmc.models.weights import obstacle
 
     fast = runtime.pick_device(named.get("train.device", "auto")).type != "cpu"
-    network = named.get("model.name", recipe.load("folder/finetune").model.name)
+    known = told(weights) if own else None
+    network = named.get("model.name", known.network if known else recipe.load("folder/finetune").model.name)
     missing = None if own else obstacle(network)
     if missing is not None:
         why = (
@@ -136,7 +141,13 @@ def choose(found: Found, given: Sequence[str]) -> Choice:
         )
         extra = _small_network(min(width, height)) if small else ("data.size=128",) if fast else ()
         return chosen(scratch, _left_open(extra, given), (why, balance))
-    probe = _left_open(_own_network(network) if own else (), given)
+    if own and network in SMALL_IMAGE:
+        why = f"weights of your own, of a small network, are a better start than random ones; all of {network} learns"
+        extra = (f"model.name={network}", *_small_network(known.size if known else 32)[1:])
+        when = "the network as it is, and a linear classifier: seconds"
+        return chosen(scratch, _left_open(extra, given), (why, balance), "folder/linear", when)
+    told_so = (f"model.name={network}", f"data.size={round(known.size / CROP)}") if known else ()
+    probe = _left_open(told_so, given)
     if median < FEW:
         why = (
             f"half of the classes have at most {number(median, 'image')} to train on: that takes pretrained features, "
@@ -146,7 +157,7 @@ def choose(found: Found, given: Sequence[str]) -> Choice:
             "folder/linear", probe, (why, balance), "folder/finetune", "adapts the features too, but takes longer"
         )
     if not fast:
-        why = "without a GPU a pretrained network is best left as it is, with a linear classifier trained on it"
+        why = "without a GPU a large pretrained network is best left as it is, with a linear classifier trained on it"
         return chosen("folder/linear", probe, (why, balance), "folder/finetune", "adapts the features too: on a GPU")
     why = f"{usual} suit a pretrained network, fine-tuned in a few epochs"
     reasons = (why, balance, tail) if smallest < TAIL and not even else (why, balance)
@@ -155,20 +166,11 @@ def choose(found: Found, given: Sequence[str]) -> Choice:
     if transformer and not even:
         why = "a pretrained transformer in which few weights learn keeps what it knows of rare classes"
         return chosen("folder/lift", probe, (why, *reasons[1:]), "folder/linear", "frozen features: minutes")
-    if own:
-        probe = tuple(word.replace("views.train=[]", "views.train=[{crop: 4}, flip]") for word in probe)
-        return chosen("folder/finetune", probe, reasons, "folder/linear", "frozen features: minutes")
     if total >= PLENTY and not even:
         when = f"from scratch, for which {total:,} images may be enough"
-        return chosen("folder/finetune", (), reasons, scratch, when)
-    return chosen("folder/finetune", (), reasons, "folder/linear", "frozen features: minutes, and a good first figure")
-
-
-def _own_network(name: str) -> tuple[str, ...]:
-    """What a recipe for pretrained networks needs for weights of one's own, of a network for small images."""
-    from glmc.models import SMALL_IMAGE
-
-    return ("data.size=32", "views.train=[]", "views.test=[]") if name in SMALL_IMAGE else ()
+        return chosen("folder/finetune", probe, reasons, scratch, when)
+    when = "frozen features: minutes, and a good first figure"
+    return chosen("folder/finetune", probe, reasons, "folder/linear", when)
 
 
 def _is_transformer(name: str) -> bool:

@@ -307,7 +307,8 @@ def settle(recipe: Recipe, screen: Screen, known: Inventory | None = None) -> tu
     """Prepare the data, and write into the recipe what it left open: size, normalisation, precision and the like."""
     device = runtime.pick_device(recipe.train.device)
     runtime.use_threads(recipe.train.threads)
-    wants = models.pretrained_input(recipe.model.name) if recipe.model.pretrained else {}
+    left_open = None in (recipe.data.mean, recipe.data.std, recipe.data.size)
+    wants = models.pretrained_input(recipe.model.name, recipe.model.pretrained) if left_open else {}
     prepared = prepare(recipe.data, screen, room=runtime.room_for_images(device), known=known, **wants)
     precision = runtime.pick_precision(recipe.train.precision, device, screen.say)
     facts = {"mean": list(prepared.mean), "std": list(prepared.std), "loader": prepared.loader, "bits": prepared.bits}

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from glmc import ranks, runtime, trackers, trust
 from glmc.batches.resident import Loader
 from glmc.batches.streaming import StreamingLoader
+from glmc.data import holdout
 from glmc.data.inventory import to_csv
 from glmc.errors import Interrupted, NonFiniteLoss, UserError
 from glmc.recipe import HARMLESS, Recipe, continues
@@ -392,6 +393,8 @@ def announce(parts: Parts, run: Path, screen: Screen) -> None:
         f"epochs: {recipe.train.epochs}, of {parts.loader.steps} steps"
         + "".join(f", then {stage}" for stage in recipe.later)
     )
+    if data.val is not None and len(data.val):
+        screen.say(holdout.set_aside(data.train, data.val))
     if (world := ranks.here().world) > 1:
         screen.say(
             f"{world} processes share each batch of {recipe.data.batch_size}: the training is that of one process, "
