@@ -273,7 +273,8 @@ def _near(facts: Facts) -> list[str]:
         else:
             sentences.append(
                 f"{number(copies.images, f'{part} image')} nearly the same as a training image, e.g. {image} and "
-                f"{twin}: look at them, and remove true copies from one side, or split anew with data.groups"
+                f"{twin}: look at them, and remove true copies from one side, or let data.groups split both anew, from "
+                "one folder"
             )
     return sentences
 
