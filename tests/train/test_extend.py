@@ -12,7 +12,9 @@ from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
 from glmc import recipe, report
+from glmc.data.inventory import listed, names
 from glmc.data.joined import join
+from glmc.data.split import Paths, Split
 from glmc.errors import Interrupted, UserError
 from glmc.methods.supervised import Supervised
 from glmc.models.heads import Cosine, Head, with_rows
@@ -113,6 +115,49 @@ def test_images_that_have_moved_are_found_again_and_those_that_are_gone_are_told
     shutil.rmtree(tmp_path / "photos" / "two")
     with pytest.raises(UserError, match="the run's class 'two' has no training image left: put its images back"):
         joined()
+
+
+@pytest.mark.parametrize("how", ["parent-folder", r"/(\w+)/\w+\.png", "column:site"])
+def test_images_of_groups_that_the_run_knows_go_where_these_are(how, tmp_path, monkeypatch, capsys):
+    """The run has trained on the meadow, validated on the pond and tested on the dam; other sites are drawn."""
+    monkeypatch.chdir(tmp_path)
+    known_sites = {"meadow": "train", "pond": "val", "dam": "test"}
+
+    def photos(root, sites, images):
+        """A folder of classes and sites, and its list."""
+        names = [f"{c}/{site}/{i}.png" for c in ("fox", "owl") for site in sites for i in range(images)]
+        for number, name in enumerate(names):
+            (tmp_path / root / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / root / name).write_bytes(f"{root}{number}".encode())
+        lines = [f"{name},{name.split('/')[0]},{name.split('/')[1]}" for name in names]
+        (tmp_path / root / "list.csv").write_text("\n".join(["path,label,site", *lines]))
+        words = [f"data.root={tmp_path / root}", f"data.groups={how}", "data.val_fraction=0.2", "data.cache=false"]
+        words += ["data.name=list", "data.train_list=list.csv"] if how != "parent-folder" else []
+        return names, recipe.load("folder/ce", words).data
+
+    def sites_of(inventory):
+        parts = {part: [path.split("/")[-2] for path in names(files.split)] for part, files in inventory.items()}
+        return {site: {part for part in parts if site in parts[part]} for each in parts.values() for site in each}
+
+    def both(known, data, sections):
+        return join(known, ("fox", "owl"), data, Screen(), sections).inventory
+
+    paths, first = photos("photos", known_sites, 2)
+    known = {}
+    for site, part in known_sites.items():
+        own = [path for path in paths if f"/{site}/" in path]
+        labels = np.array([int(path.startswith("owl")) for path in own])
+        known[part] = listed(Split(Paths.from_list(first.root, own), labels, ("fox", "owl")), first.root, None)
+    _, more = photos("more", [*known_sites, *(f"new{i}" for i in range(8))], 3)
+    found = both(known, more, [first])
+    where = sites_of(found)
+    assert {site: where[site] for site in known_sites} == {site: {part} for site, part in known_sites.items()}
+    assert all(len(parts) == 1 for parts in where.values())
+    assert set.union(*(where[f"new{i}"] for i in range(8))) == {"train", "val", "test"}
+    assert sum(len(files.split) for files in found.values()) == 12 + 66
+    assert "18 of the 66 images found are of groups that the run knows" in capsys.readouterr().out
+    _, again = photos("again", ["meadow", *where], 1)  # an extension of the extension
+    assert sites_of(both(found, again, [more, first])) == where
 
 
 @pytest.mark.parametrize(

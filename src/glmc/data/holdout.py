@@ -18,6 +18,7 @@ SEED = 0  # never the run's seed: runs of several seeds are to be compared on th
 FOLDERS, COLUMN = "parent-folder", "column:"  # values of data.groups that are no regular expressions
 FINE = 20  # parts that groups are dealt out to for a share of them
 
+NOTHING = "nothing is held out (data.test_fraction=0): this run has no test images"
 NO_PATHS = "data.groups: these images have no paths that could name their groups; leave it out"
 
 Rows = NDArray[np.int64]
@@ -47,7 +48,7 @@ def divide(pool: Split, hold: HoldOut) -> tuple[Rows, Rows, str]:
     """The rows that stay and the rows held out, int64, ascending; and a sentence that says so."""
     if hold.folds is None and hold.fraction == 0:
         none = np.empty(0, dtype=np.int64)
-        return np.arange(len(pool)), none, "nothing is held out (data.test_fraction=0): this run has no test images"
+        return np.arange(len(pool)), none, NOTHING
     if pool.groups is not None:
         parts = hold.folds or min(FINE, len(np.unique(pool.groups)), int(pool.counts.max()))
         first = hold.fold if hold.folds else 0
@@ -188,6 +189,12 @@ def grouped_folds(labels: Rows, groups: NDArray[np.int64], folds: int, taken: ra
     return np.flatnonzero(~inside), np.flatnonzero(inside)
 
 
+def refuse_column(rule: str | None, name: str) -> None:
+    """Raise a `UserError` if the groups are to be a column of images that come as no list."""
+    if rule is not None and rule.startswith(COLUMN) and name != "list":
+        raise UserError(f"data.groups={rule} needs data.name=list, but data.name is {name}: change one of them")
+
+
 def grouped(pool: Split, rule: str, *, of_classes: bool) -> Split:
     """The images with their groups as `data.groups` names them, if it is not by a column.
 
@@ -203,23 +210,30 @@ def grouped(pool: Split, rule: str, *, of_classes: bool) -> Split:
     """
     if not isinstance(pool.images, Paths):
         raise UserError(NO_PATHS)
-    paths = [pool.images.relative(row) for row in range(len(pool))]
+    found = names_of(pool, rule, of_classes=of_classes)
+    lacking, remedy = "has it in its path", "correct the pattern"
     if rule == FOLDERS:
-        folders = (os.path.dirname(path) for path in paths)
-        classes = [pool.classes[label] for label in pool.labels.tolist()]
-        found = [
-            f"/{folder}/".partition(f"/{name}/")[2] if of_classes else folder
-            for folder, name in zip(folders, classes, strict=True)
-        ]
         lacking = "lies in a folder" + " below that of its class" * of_classes
         remedy = "put each group into such a folder, or name the groups otherwise"
-    else:
-        matches = [re.search(rule, path) for path in paths]
-        found = [match[1 if match.re.groups else 0] or "" if match else "" for match in matches]
-        lacking, remedy = "has it in its path", "correct the pattern"
     if not any(found):
-        raise UserError(f"data.groups={rule}: none of the {len(pool)} images {lacking}, e.g. {paths[0]!r}; {remedy}")
+        raise UserError(
+            f"data.groups={rule}: none of the {len(pool)} images {lacking}, e.g. {pool.images.relative(0)!r}; {remedy}"
+        )
     return replace(pool, groups=numbered([name or f"\0{row}" for row, name in enumerate(found)]))
+
+
+def names_of(pool: Split, rule: str, *, of_classes: bool) -> list[str]:
+    """The name of each image's group, "" of one that is alone; arguments as for `grouped`, of paths."""
+    assert isinstance(pool.images, Paths)
+    paths = [pool.images.relative(row) for row in range(len(pool))]
+    if rule != FOLDERS:
+        matches = [re.search(rule, path) for path in paths]
+        return [match[1 if match.re.groups else 0] or "" if match else "" for match in matches]
+    folders = map(os.path.dirname, paths)
+    if not of_classes:
+        return list(folders)
+    classes = [pool.classes[label] for label in pool.labels.tolist()]
+    return [f"/{folder}/".partition(f"/{name}/")[2] for folder, name in zip(folders, classes, strict=True)]
 
 
 def numbered(names: Sequence[str]) -> NDArray[np.int64]:

@@ -119,6 +119,12 @@ def column(root: Path, name: str, columns: Mapping[str, str], wanted: str) -> li
     return values
 
 
+def column_by_path(root: Path, name: str, columns: Mapping[str, str], wanted: str) -> dict[str, str]:
+    """The same, by the path of the image as `normpath` writes it."""
+    paths = (os.path.normpath(path) for _, path, _ in pairs(_file(root, "train", name), columns))
+    return dict(zip(paths, column(root, name, columns, wanted), strict=True))
+
+
 def _file(root: Path, part: str, name: str) -> Path:
     given = Path(name).expanduser()
     file = given if given.is_file() else root / given

@@ -104,7 +104,8 @@ def images_of(
         refuse_changed(known[part], WORDS[part], lambda paths: digests(paths, data, screen))
     splits = {part: files.split for part, files in known.items()}
     try:
-        source = find(data, screen, fewest=1)
+        # what is held out is known, and need not be possible once more
+        source = find(data.model_copy(update={"test_fraction": 0.0, "folds": None}), screen, fewest=1)
     except UserError as error:  # something has changed beside the images that count
         if data.mean is None:
             raise

@@ -1,6 +1,7 @@
 """`glmc extend RUN data.root=more`: new classes, or more images, for a trained run."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from glmc.data.prepare import decoded
 from glmc.data.split import Split
 from glmc.errors import UserError
 from glmc.metrics import per_class
-from glmc.recipe import Settled, parse_settled
+from glmc.recipe import Data, Recipe, Settled, parse_settled
 from glmc.runs import checkpoint, folder, result
 from glmc.runs.files import write_atomic
 from glmc.runs.trained import find_checkpoint, load_trained, score
@@ -108,7 +109,15 @@ def gathered(point: checkpoint.Checkpoint, first: Settled, recipe: Settled, scre
             f"which files {point.home} was trained on is not known ({folder.SPLIT}): it goes on with the new images "
             "alone and may forget the others, and may be tested on images that it was trained on"
         )
-    return join(known or {}, point.state["classes"], recipe.data, screen)
+    return join(known or {}, point.state["classes"], recipe.data, screen, list(sections(first)))
+
+
+def sections(recipe: Recipe) -> Iterator[Data]:
+    """The sections of the images that a run was trained on: its own, and those of the runs that it extends."""
+    yield recipe.data
+    parent = Path(recipe.parent or "")
+    if recipe.starts_from == "rows" and (parent / "recipe.yaml").exists():
+        yield from sections(folder.recipe_of(parent))
 
 
 def before(
