@@ -18,7 +18,7 @@ from sklearn.metrics import (
 )
 
 from glmc.errors import NonFiniteLoss
-from glmc.metrics import doubts, intervals, per_class, reliability, scores, wilson
+from glmc.metrics import doubts, intervals, of_several_groups, per_class, reliability, scores, wilson
 from glmc.runs.tally import Tally
 
 ORDER = ["top1", "top5", "balanced", "macro_f1", "worst_class", "many", "medium", "few", "ece", "nll"]
@@ -275,3 +275,10 @@ def test_intervals_are_wilsons_and_few_images_are_said_to_tell_little():
     assert "few 100.0 % on 3 images, where" in told
     assert "many" not in told
     assert intervals(hits, np.zeros(4, dtype=np.int64), counts, "<20") == {}
+
+
+def test_a_class_that_changes_its_group_between_folds_is_named():
+    counts = np.array([[300, 104, 30], [290, 88, 31]])
+    said = of_several_groups(counts, ("ant", "bee", "cat"), "<20")
+    assert said.startswith("The class 'bee' has 88 to 104 training images in the folds")
+    assert of_several_groups(counts[:, [0, 2]], ("ant", "cat"), "<20") == ""

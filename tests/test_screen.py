@@ -3,6 +3,7 @@
 import io
 import re
 
+from glmc.metrics import MAIN
 from glmc.screen import Screen, Terminal
 
 
@@ -17,3 +18,17 @@ def test_the_bar_and_the_time_left_are_never_pushed_out():
     assert line.startswith("epoch 200/200  loss 12.345 ━")
     assert re.search(r"31399/31400 [-\d:]+ *$", line)
     assert len(line) <= 80
+
+
+def test_no_figure_of_a_table_is_cut():
+    screen, text = Screen(), io.StringIO()
+    screen.console = Terminal(file=text, width=80)
+    figures = {key: value for key in MAIN for key, value in ((key, 100.0), (f"{key}_sd", 22.41))}
+    screen.table(
+        "Cross-validation", {"mean of the 5 folds": figures, "95 % interval": dict.fromkeys(MAIN, "90.1–100.0")}
+    )
+    table = text.getvalue()
+    assert "…" not in table
+    for figure in ("100.00", "±22.41", "90.1–100.0"):
+        assert table.count(f" {figure} ") == 5
+    assert max(map(len, table.splitlines())) <= 80

@@ -186,6 +186,24 @@ def doubts(found: Mapping[str, Any], sure: Mapping[str, Interval]) -> str:
     return f"So few test images tell little: {'; '.join(told)}." if told else ""
 
 
+def of_several_groups(counts: NDArray[np.int64], classes: Sequence[str], few: Few) -> str:
+    """A sentence on the classes that are of one group in some folds and of another in others; empty where none is.
+
+    Args:
+        counts: int64 [folds, C], training images per class.
+        classes: C names.
+        few: the border of the few-shot group.
+    """
+    moving = np.flatnonzero(np.ptp(group_of(counts, few), axis=0)).tolist()
+    if not moving:
+        return ""
+    seen, more = counts[:, moving[0]], f" (and {len(moving) - 1} others)" if len(moving) > 1 else ""
+    return (
+        f"The class {classes[moving[0]]!r}{more} has {seen.min()} to {seen.max()} training images in the folds, and so "
+        "is not of the same group (many, medium, few) in all; in the figures of all images together the mean decides."
+    )
+
+
 def per_class(confusion: NDArray[np.int64], counts: NDArray[np.int64], classes: Sequence[str]) -> list[dict[str, Any]]:
     """One row per class, in label order: class, train, test (images), recall and precision in percent.
 

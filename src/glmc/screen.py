@@ -71,13 +71,16 @@ class Screen:
             yield Bar(progress, progress.add_task(what, total=total, completed=done))
 
     def table(self, title: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
-        """One row a result, one column an accuracy in percent, or text; a column that no row has is left out."""
+        """One row a result, one column an accuracy in percent, or text; a column that no row has is left out.
+
+        Where the terminal is narrow, deviations stand below their figures; nothing is cut off.
+        """
         self.console.print(title, markup=False, soft_wrap=True)
         table = Table()
-        table.add_column("")
+        table.add_column("", overflow="fold")
         known = [key for key in MAIN if any(key in scores for scores in rows.values())]
         for key in known:
-            table.add_column(METRICS[key].word, justify="right")
+            table.add_column(METRICS[key].word, justify="right", overflow="fold")
         for name, scores in rows.items():
             table.add_row(name, *[_percent(scores, key) for key in known])
         self.console.print(table)
@@ -132,5 +135,5 @@ def _percent(scores: Mapping[str, Any], key: str) -> str:
         return ""
     if isinstance(scores[key], str):
         return str(scores[key])
-    spread = f"±{scores[key + '_sd']:.2f}" if key + "_sd" in scores else ""
+    spread = f" ±{scores[key + '_sd']:.2f}" if key + "_sd" in scores else ""
     return f"{scores[key]:.2f}{spread}"

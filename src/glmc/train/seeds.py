@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from glmc import ranks, runtime
 from glmc.errors import NonFiniteLoss, UserError
-from glmc.metrics import doubts, rows_of
+from glmc.metrics import doubts, of_several_groups, rows_of
 from glmc.recipe import Recipe, parse
 from glmc.runs import folder, result
 from glmc.runs.files import write_atomic
@@ -156,6 +158,9 @@ def conclude_folds(base: Path, runs: Sequence[Path], screen: Screen) -> None:
     screen.table(f"{found.title}, accuracy in percent", rows)
     if doubt := doubts(found.last, sure):
         screen.say(doubt)
+    counts = np.array([result.read(run).counts for run in runs])
+    if moving := of_several_groups(counts, [row["class"] for row in found.per_class], few):
+        screen.say(moving)
     screen.say(f"{base / 'report.html'}; to train on everything: data.test_fraction=0")
 
 
