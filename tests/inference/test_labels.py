@@ -1,7 +1,10 @@
 """Planted mistakes are found, in a long tail, too; and the corrected list trains again."""
 
 import csv
+import itertools
+import re
 import shlex
+import shutil
 
 import numpy as np
 import pytest
@@ -11,7 +14,9 @@ from sklearn.metrics import average_precision_score
 from sklearn.model_selection import cross_val_predict
 
 from glmc import recipe, report
-from glmc.data import parts
+from glmc.cli.training import train
+from glmc.data import parts, sources
+from glmc.data.holdout import HoldOut
 from glmc.data.inventory import names
 from glmc.errors import UserError
 from glmc.inference.labels import judge, labels
@@ -129,3 +134,22 @@ def test_planted_mistakes_stand_first_and_the_corrected_list_trains_again(folds,
 def test_a_single_run_contradicts_no_label(folds):
     with pytest.raises(UserError, match=r"is no cross-validation.*glmc train .*fold-1/recipe\.yaml --folds 5 makes"):
         labels(folds / "cv" / "fold-1")
+
+
+def test_folds_of_a_folder_with_a_test_set_are_of_its_training_images(folds, tmp_path):
+    """The command that is printed for a run on such a folder works, and --folds without it is refused unread."""
+    for part, name in itertools.product(("train", "test"), ("ant", "bee")):
+        shutil.copytree(folds / "photos" / name, tmp_path / "own" / part / name)
+    values = [f"data.root={tmp_path}/own", "data.groups=parent-folder", "data.size=8"]
+    (tmp_path / "recipe.yaml").write_text(recipe.load("folder/ce", values).to_yaml())
+    with pytest.raises(UserError) as error:
+        labels(tmp_path)
+    words = shlex.split(re.search("glmc train .* makes", str(error.value))[0])[2:-1]
+    assert words[1:] == ["--folds", "5", f"data.root={tmp_path}/own/train"]
+    found = parts.find(recipe.load(words[0], [words[3], "data.folds=5", "data.fold=0"]).data)
+    assert len(found.train) + len(found.test) == 28
+    for name in (f"{tmp_path}/own", f"{tmp_path}/recipe.yaml"):
+        with pytest.raises(UserError, match=rf"^--folds .* set data\.root={tmp_path}/own/train$"):
+            train([name, "data.groups=parent-folder"], folds=5, out=tmp_path / "cv", quiet=True)
+    with pytest.raises(UserError, match=r"set data\.test_list=null$"):
+        sources.load("list", root="", train_list="a.csv", test_list="b.csv", hold=HoldOut(folds=5))

@@ -132,6 +132,12 @@ def test_a_named_set_and_a_long_tail_cut_out_of_it(told):
         ("photos", ("data.sise=3",), "data.size"),
         ("photos/cat/0.jpg", (), "is a single file"),
         ("photos/cat", (), "holds no images"),
+        ("photos", ("data.groups=parent_folder",), "data.groups is 'parent_folder': did you mean parent-folder?"),
+        (
+            ".",
+            ("data.groups=column:site",),
+            "data.groups=column:site needs data.name=list",
+        ),  # images lie a folder deeper
     ],
 )
 def test_what_is_no_data_is_refused(photos, word, assignments, sentence):

@@ -61,7 +61,7 @@ def train(
         return
     from glmc import recipe
 
-    name, overrides = for_own_images(name, overrides, quiet)
+    name, overrides = for_own_images(name, overrides, quiet, folded=folds is not None)
     wanted = recipe.load(name or "digits_lt/glmc", overrides)
     if (remark := recipe.on_batch_size(name or "digits_lt/glmc", overrides)) and not quiet:
         print(remark)
@@ -95,23 +95,30 @@ def train(
         several.train_seeds(wanted, numbers, out, together=together, command=command, quiet=quiet, since=STARTED)
 
 
-def for_own_images(name: str | None, overrides: tuple[str, ...], quiet: bool) -> tuple[str | None, tuple[str, ...]]:
+def for_own_images(
+    name: str | None, overrides: tuple[str, ...], quiet: bool, *, folded: bool
+) -> tuple[str | None, tuple[str, ...]]:
     """The recipe and its overrides that suit a folder or a list of images, said in a sentence; others as they are.
 
     Args:
         name: of a recipe, a folder or a list; none where data.root may name one.
         overrides: key=value.
         quiet: say nothing.
+        folded: whether --folds is given.
     """
     from glmc import recipe
 
     name, overrides = as_root(name, overrides)
     given = dict(assignment.partition("=")[::2] for assignment in overrides)
     if name is None and "data.root" in given and given.get("data.name", "folder") in ("folder", "list"):
+        from glmc.data import sources
         from glmc.stats import advice, find
 
         of_data = [assignment for assignment in overrides if assignment.startswith("data.")]
-        choice = advice.choose(find.scan(recipe.load("folder/finetune", of_data).data), overrides)
+        data = recipe.load("folder/finetune", of_data).data
+        if folded:
+            sources.refuse_own_tests(data.name, data.root, data.test_list)
+        choice = advice.choose(find.scan(data), overrides)
         name, overrides = choice.recipe, (*choice.overrides, *overrides)
         if not quiet:
             print(f"{advice.command(name, overrides)}: {'; '.join(choice.why)}", file=sys.stderr)

@@ -14,6 +14,7 @@ Pixels of folders and lists are read later (`glmc.data.decode`); nothing here im
 """
 
 import difflib
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from glmc.data import cifar, folders, holdout, hub, large, lists
 from glmc.data.holdout import HoldOut
 from glmc.data.split import Split
 from glmc.errors import UserError
+from glmc.recipe.document import assigned
 
 DIGITS_TEST = 50  # images per class
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -97,8 +99,9 @@ def load(
         raise UserError(
             f"data.{next(iter(files))}_list needs data.name=list, but data.name is {name}: change one of them"
         )
-    if hold.groups is not None and hold.groups.startswith(holdout.COLUMN) and name != "list":
-        raise UserError(f"data.groups={hold.groups} needs data.name=list, but data.name is {name}: change one of them")
+    holdout.refuse_column(hold.groups, name)
+    if hold.folds is not None:
+        refuse_own_tests(name, root, test_list)
     if columns and name != "list":
         raise UserError(f"data.columns needs data.name=list, but data.name is {name}: change one of them")
     if name.startswith(hub.PREFIX):
@@ -118,6 +121,31 @@ def load(
     if hold.groups is not None and source.train.groups is None:
         raise UserError(holdout.NO_PATHS)
     return source
+
+
+def refuse_own_tests(name: str, root: str, test_list: str | None) -> None:
+    """Raise a `UserError`, before anything is read, if folds are wanted of images that have a test set of their own."""
+    if (alone := training_alone(name, root, test_list)) is not None:
+        raise UserError(
+            f"--folds (data.folds) is for images without a test set of their own, and those of {root} have one: for "
+            f"folds of the training images alone, set {shlex.quote(alone)}"
+        )
+
+
+def training_alone(name: str, root: str, test_list: str | None) -> str | None:
+    """The key=value that takes the training images alone; None for a folder or a list without a test set, and others.
+
+    Args:
+        name, root, test_list: of a recipe's section.
+    """
+    if name == "list":
+        return None if test_list is None else "data.test_list=null"
+    if name != "folder" or not Path(root).expanduser().is_dir():
+        return None
+    places = folders.parts_of(Path(root).expanduser())
+    if len(places) < 2 or "train" not in places:
+        return None
+    return assigned("data.root", str(Path(root) / places["train"].name))
 
 
 def digits(request: Request) -> Source:
@@ -194,7 +222,7 @@ def _with_test_set(parts: dict[str, Split], remarks: list[str], hold: HoldOut, *
     if "test" in parts:
         if hold.folds is not None:
             raise UserError(
-                "data.folds: these data have a test set of their own, and folds are for data without one: leave it out"
+                "--folds (data.folds) is for data without a test set of their own, and these have one: leave it out"
             )
         return Source(train, parts["test"], val, remarks=tuple(remarks))
     kept, held, remark = holdout.divide(train, hold)

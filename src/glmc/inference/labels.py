@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from glmc import report
-from glmc.data import parts
+from glmc.data import parts, sources
 from glmc.data.cells import CsvWriter
 from glmc.data.inventory import Inventory, names
 from glmc.errors import UserError
@@ -134,10 +134,14 @@ def folds_of(base: Path) -> list[Path]:
     texts = read_json(list[str], base, "seeds.json") if (base / "seeds.json").is_file() else []
     recipes = [parse(text) for text in texts]
     if not recipes or recipes[0].data.fold is None:
-        same = base / "recipe.yaml" if (base / "recipe.yaml").is_file() else "RECIPE"
+        words = ["glmc", "train", "RECIPE", "--folds", "5"]
+        if (base / "recipe.yaml").is_file():
+            data = folder.recipe_of(base).data
+            alone = sources.training_alone(data.name, data.root, data.test_list)
+            words = [*words[:2], str(base / "recipe.yaml"), *words[3:], *filter(None, [alone])]
         raise UserError(
             f"{base} is no cross-validation, and a network hardly contradicts labels that it was trained on: "
-            f"glmc train {same} --folds 5 makes a folder to name here"
+            f"{shlex.join(words)} makes a folder to name here"
         )
     runs = [last(run_of(base, each), each) for each in recipes]
     if lacking := [run for run in runs if not result.finished(run)]:

@@ -1,5 +1,6 @@
 """The sections of a recipe: every key with its type, its range, its default and its meaning. No torch in here."""
 
+import difflib
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -163,6 +164,9 @@ class Data(Section):
                 re.compile(self.groups)
             except re.error as error:
                 raise rule("groups", f"is no regular expression ({error})") from error
+            near = difflib.get_close_matches(self.groups.lower(), ["parent-folder"], cutoff=0.8)
+            if near and self.groups not in near:
+                raise rule("groups", f"is {self.groups!r}: did you mean parent-folder?")
         if (self.mean is None) != (self.std is None):
             raise rule("mean" if self.std is None else "std", "stands alone: give data.mean and data.std, or neither")
         for key, values in (("mean", self.mean), ("std", self.std)):

@@ -108,6 +108,7 @@ def scan(data: recipe.Data) -> Found:
     Raises:
         UserError: there is nothing to look at.
     """
+    holdout.refuse_column(data.groups, data.name)
     refusal, source = None, None
     try:
         source = find(data)
