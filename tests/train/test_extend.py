@@ -123,9 +123,9 @@ def test_images_of_groups_that_the_run_knows_go_where_these_are(how, tmp_path, m
     monkeypatch.chdir(tmp_path)
     known_sites = {"meadow": "train", "pond": "val", "dam": "test"}
 
-    def photos(root, sites, images):
+    def photos(root, sites, images, classes=("fox", "owl")):
         """A folder of classes and sites, and its list."""
-        names = [f"{c}/{site}/{i}.png" for c in ("fox", "owl") for site in sites for i in range(images)]
+        names = [f"{c}/{site}/{i}.png" for c in classes for site in sites for i in range(images)]
         for number, name in enumerate(names):
             (tmp_path / root / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / root / name).write_bytes(f"{root}{number}".encode())
@@ -158,6 +158,8 @@ def test_images_of_groups_that_the_run_knows_go_where_these_are(how, tmp_path, m
     assert "18 of the 66 images found are of groups that the run knows" in capsys.readouterr().out
     _, again = photos("again", ["meadow", *where], 1)  # an extension of the extension
     assert sites_of(both(found, again, [more, first])) == where
+    with pytest.raises(UserError, match="all images of the new class 'elk' are of groups that the run tests or"):
+        both(known, photos("last", ["pond"], 1, ("elk",))[1], [first])
 
 
 @pytest.mark.parametrize(
