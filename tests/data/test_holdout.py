@@ -89,7 +89,7 @@ def test_folders_and_columns_name_groups_of_test_and_validation_images(tmp_path)
         return str(caught.value).replace(f"{tmp_path}/", "")
 
     assert complaint(groups="column:place", **listed) == (
-        "data.groups=column:place: list.csv has no such column, only site, path, label; name one of these"
+        "data.groups=column:place: list.csv has no such column, only Site, path, label; name one of these"
     )
     assert "data.groups=column:site needs data.name=list" in complaint(groups="column:site")
     (tmp_path / "list.csv").write_text("\n".join([*lines[:7], lines[7][1:], *lines[8:]]))

@@ -442,9 +442,12 @@ def test_lists_as_windows_programs_save_them(root):
         assert train.train.classes == ("Bär", "Fuchs")
         assert any("not in UTF-8: read as cp1252" in said for said in train.remarks) == (encoding == "cp1252")
     with pytest.raises(
-        UserError, match=r"\(file\) and one of labels \(label, class, target\): 'file name;number;specie"
+        UserError,
+        match=r"train.csv:1: no column 'Filename', .*, only 'file name;number;Species'; did you mean 'file name'\?",
     ):
-        sources.load("list", root=str(root), train_list="train.csv", columns={"path": "file"})
+        sources.load("list", root=str(root), train_list="train.csv", columns={"path": "Filename"})
+    with pytest.raises(UserError, match=r"no header with a column of labels \(label, class, target\): 'file name;n"):
+        sources.load("list", root=str(root), train_list="train.csv", columns={"path": "file name"})
     for separator in "\t;":
         write(root, "train.txt", f"ä.png{separator}polar bear\na b/3 c.png{separator}dog\n")
         train = sources.load("list", root=str(root), train_list="train.txt", test_list="train.txt").train

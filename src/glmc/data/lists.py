@@ -1,13 +1,14 @@
 """Lists of images: text lines of `path label`, or tables with a header. UTF-8, or the cp1252 of Windows programs."""
 
 import csv
+import difflib
 import itertools
 import os
 import re
 import sys
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,10 +106,9 @@ def column(root: Path, name: str, columns: Mapping[str, str], wanted: str) -> li
     if not is_table(file, columns):
         raise UserError(f"{asked}: {file} has no columns; make it a table, .csv with a header")
     with _table(file) as (header, rows, _):
-        key = wanted.strip().lower()
-        if key not in header:
-            raise UserError(f"{asked}: {file} has no such column, only {', '.join(header)}; name one of these")
-        place, values = header.index(key), []
+        place, values = place_of((wanted,), header), []
+        if place is None:
+            raise UserError(f"{asked}: {file} has no such column, only {', '.join(header)}{nearest(wanted, header)}")
         for line, row in rows:
             if len(row) <= place or not row[place].strip():
                 raise UserError(
@@ -201,15 +201,21 @@ def _text_pairs(file: Path) -> Iterator[tuple[int, str, str]]:
 def _table_pairs(file: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, str, str]]:
     """(line, path, label) of each record below the header, which tells what separates the fields."""
     with _table(file) as (header, rows, separator):
-        path_names = (columns["path"].strip().lower(),) if "path" in columns else PATH_COLUMNS
-        label_names = (columns["label"].strip().lower(),) if "label" in columns else LABEL_COLUMNS
-        path = next((header.index(name) for name in path_names if name in header), None)
-        label = next((header.index(name) for name in label_names if name in header), None)
+        for name in columns.values():
+            if place_of((name,), header) is None:
+                raise UserError(
+                    f"{file}:1: no column {name!r}, which data.columns names, only {shown(separator.join(header))}"
+                    + nearest(name, header)
+                )
+        path = place_of((columns["path"],) if "path" in columns else PATH_COLUMNS, header)
+        label = place_of((columns["label"],) if "label" in columns else LABEL_COLUMNS, header)
         if path is None or label is None:
+            lacking = [f"paths ({', '.join(PATH_COLUMNS)})"] if path is None else []
+            lacking += [f"labels ({', '.join(LABEL_COLUMNS)})"] if label is None else []
             raise UserError(
-                f"{file}:1: no header with a column of paths ({', '.join(path_names)}) and one of labels "
-                f"({', '.join(label_names)}): {shown(separator.join(header))}; make the first line `path,label`, or "
-                "name the columns, e.g. data.columns={path: file, label: species}"
+                f"{file}:1: no header with a column of {' and one of '.join(lacking)}: "
+                f"{shown(separator.join(header))}; make the first line `path,label`, or name the columns, e.g. "
+                "data.columns={path: file, label: species}"
             )
         for line, row in rows:
             if len(row) <= max(path, label) or not row[path].strip() or not row[label].strip():
@@ -217,14 +223,27 @@ def _table_pairs(file: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, 
             yield line, plain(row[path].strip()), plain(row[label].strip())
 
 
+def place_of(names: Iterable[str], header: Iterable[str]) -> int | None:
+    """The place of the first of some names that a header holds, whatever the case of their letters."""
+    small = [name.lower() for name in header]
+    return next((small.index(name.strip().lower()) for name in names if name.strip().lower() in small), None)
+
+
+def nearest(name: str, header: Sequence[str]) -> str:
+    """What to do about a column that is not there."""
+    written = {each.lower(): each for each in header}
+    near = difflib.get_close_matches(name.strip().lower(), list(written), n=1, cutoff=0.7)
+    return f"; did you mean {written[near[0]]!r}?" if near else "; name one of these"
+
+
 @contextmanager
 def _table(file: Path) -> Iterator[tuple[list[str], Iterator[tuple[int, list[str]]], str]]:
-    """The header in small letters, (line, fields) of each record below it that is not blank, and the separator."""
+    """The header, (line, fields) of each record below it that is not blank, and the separator."""
     with open(file, encoding=encoding_of(file), newline="") as lines:
         first = next(lines, "")
         separator = max(SEPARATORS, key=first.count)
         rows = _records(file, itertools.chain([first], lines), separator)
-        header = [name.strip().lower() for name in next(rows, (1, []))[1]]
+        header = [name.strip() for name in next(rows, (1, []))[1]]
         yield header, ((line, row) for line, row in rows if any(field.strip() for field in row)), separator
 
 
