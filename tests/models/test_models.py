@@ -172,6 +172,9 @@ def test_a_hostile_file_of_weights_is_refused_without_running_it(tmp_path):
     torch.save(Gadget(str(tmp_path / "executed")), tmp_path / "weights.pth")
     with pytest.raises(UserError, match="not a readable file of weights"):
         build_backbone("resnet20", pretrained=str(tmp_path / "weights.pth"))
+    (tmp_path / "cut.safetensors").write_bytes(b"\0" * 9)
+    with pytest.raises(UserError, match="not a readable file of weights: it is damaged"):  # without SafetensorError
+        build_backbone("resnet20", pretrained=str(tmp_path / "cut.safetensors"))
     assert not (tmp_path / "executed").exists()
 
 

@@ -233,7 +233,7 @@ def _timm_backbone(name: str, channels: int, pretrained: bool, zero_residual: bo
         if not pretrained:
             raise
         raise UserError(
-            f"model.pretrained: the weights of {name} could not be fetched ({type(error).__name__}); without a network "
+            f"model.pretrained: the weights of {name} could not be fetched; without a network "
             f"give a file, model.pretrained=FILE, or train from scratch with model.pretrained=false"
         ) from error
     return net, int(getattr(net, "head_hidden_size", None) or net.num_features)  # type: ignore[arg-type]

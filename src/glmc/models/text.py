@@ -96,7 +96,7 @@ def _opened(encoder: str) -> tuple[Any, Any]:
         return model.eval(), open_clip.get_tokenizer(address)
     except Exception as error:  # each of its readers has its own for a folder that is missing, foreign or damaged
         raise UserError(
-            f"model.text={encoder}: not a text encoder that open_clip reads ({type(error).__name__}: {error}); give a "
+            f"model.text={encoder}: not a text encoder that open_clip reads ({error}); give a "
             "folder with open_clip_config.json and its weights, or take model.heads=class_means"
         ) from error
 

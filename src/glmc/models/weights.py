@@ -69,9 +69,9 @@ def content_of(file: Path, name: str) -> Any:
             stream.seek(0)
             return torch.load(stream, map_location="cpu", weights_only=True)
     except Exception as error:  # every reader has its own exceptions for a damaged or foreign file
-        why = str(error) if isinstance(error, ValueError | OSError) else type(error).__name__
+        why = f" ({error})" if isinstance(error, ValueError | OSError) else ""
         raise UserError(
-            f"{name}: not a readable file of weights ({why}): it is damaged, cut short, or holds more than tensors and "
+            f"{name}: not a readable file of weights{why}: it is damaged, cut short, or holds more than tensors and "
             f"numbers, which is never run; fetch it again, or save it with nothing but tensors and numbers"
         ) from error
 

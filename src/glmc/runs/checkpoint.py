@@ -287,7 +287,7 @@ def _inspect(folder: Path) -> Checkpoint:
             _content(folder / Path(name).name, entry)  # .name: never a file outside the folder
         return Checkpoint(folder, step, json.loads(_content(folder / STATE, files[STATE])), (), files)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise _Damage(f"{path} is damaged ({type(error).__name__})") from error
+        raise _Damage(f"{path} is damaged") from error
 
 
 def _content(path: Path, entry: Mapping[str, Any]) -> bytes:
