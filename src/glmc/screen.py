@@ -125,6 +125,16 @@ def writable(name: str) -> bool:
     return not any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name)
 
 
+def without(classes: Sequence[str], what: str) -> str:
+    """Classes that lack something, in words.
+
+    >>> without(["newt"], "held-out image")
+    '1 class has no held-out image (newt)'
+    """
+    some = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
+    return f"{len(classes)} class{'es have' if len(classes) > 1 else ' has'} no {what} ({some})"
+
+
 def clock(seconds: float) -> str:
     """4521.3 -> "1:15:21"."""
     return str(timedelta(seconds=round(seconds)))

@@ -97,6 +97,7 @@ def test_what_is_measured_on_test_images_also_says_how_it_is_at_the_held_out_fre
     shaped(Measured, found, "")
     row = next(row for row in found["unknown"] if row["asked"] == "error=0.05")
     assert row["alike"]["wrong"] < 0.05 < row["wrong"]
+    assert row["promised"] <= 0.05
     assert row["images"] == round(6000 * row["answered"])
     for row in found["sets"]:
         assert all(each["covered"] > row["asked"] - 0.08 for each in row["groups"].values())

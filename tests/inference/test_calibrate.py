@@ -226,11 +226,13 @@ def test_what_unknown_and_sets_do_is_measured_on_the_test_images_where_they_are(
 
 
 def test_the_figures_before_are_those_of_the_validation_images(own):
-    before = calibrate(own, quiet=True)["before"]
+    fitted = calibrate(own, quiet=True)
+    before = fitted["before"]
     logged = json.loads((own / "metrics.jsonl").read_text().splitlines()[-1])["val"]
     # Held-out and training images have the same class frequencies, but for rounding.
     assert before["nll"] == pytest.approx(logged["nll"], rel=0.1)
     assert before["top1"] == pytest.approx(logged["top1"], abs=6)
+    assert fitted["plain"]["top1"] == pytest.approx(logged["top1"])
 
 
 def test_given_images_are_a_folder_or_a_list_and_some_classes_may_be_absent(own, photos, capsys):
@@ -245,8 +247,8 @@ def test_given_images_are_a_folder_or_a_list_and_some_classes_may_be_absent(own,
     assert {k: v for k, v in by_list.items() if k != "source"} == {k: v for k, v in by_folder.items() if k != "source"}
     listed.write_text("\n".join(line for line in lines if "three" not in line))
     capsys.readouterr()
-    assert calibrate(own, images=listed)["classes_without_images"] == 1
-    assert "1 classes have no image here" in capsys.readouterr().out
+    assert calibrate(own, images=listed)["classes_without_images"] == ["three"]
+    assert "1 class has no image here (three): there the run is taken to" in capsys.readouterr().out
 
 
 def test_an_adjusted_classifier_is_taken_to_assume_equal_frequencies(trained, tmp_path):

@@ -152,6 +152,10 @@ def test_bad_files_are_named_at_the_end_with_the_reason_and_the_others_are_predi
         "  *.jpg (no file matches)",
         "  broken.png (not an image, or not of its kind)",
     ]
+    capsys.readouterr()
+    with pytest.raises(UserError, match="1 of 1 could not be predicted:\n  nowhere"):
+        predict(trained, ["nowhere.png"])
+    assert capsys.readouterr() == ("", "")  # and no remark on probabilities before it
 
 
 def test_the_table_names_as_many_classes_as_wanted(trained, folder, capsys):
@@ -396,5 +400,5 @@ def test_unknown_and_sets_are_told_in_every_form(own, photos, folder, said, caps
     assert row[3:] == ["yes", "|".join(line["set"])]
     predict(own, ["a.png"], **both)
     assert f"unknown ({first})" in capsys.readouterr().out
-    with pytest.raises(UserError, match="leave these two out"):
+    with pytest.raises(UserError, match=r"--unknown, --sets: .* nothing for --prior; leave out --prior"):
         predict(own, ["a.png"], prior="uniform", **both)

@@ -130,13 +130,18 @@ def threshold_for(text: str, held: Kept) -> tuple[Threshold, str]:
             f"--unknown {text}: the least error that these {len(held.first)} held-out images can promise is {least:g}; "
             f"allow more, or {MORE}"
         )
-    most = 100 * found.bound(UNSURE if name == "coverage" else UNSURE / STEPS)
+    most = 100 * promised(name, found)
     what = f"unknown up to a probability of {found.value:.3g}" if found.value else "no image is unknown"
     return found, (
         f"{what}: {found.answered} of {len(held.first)} held-out images are "
         f"answered, {found.wrong} of them wrongly; of images like these, with classes as frequent as here, at most "
         f"{most:.1f} % of the answers are wrong ({100 * (1 - UNSURE):.0f} % confidence)"
     )
+
+
+def promised(name: str, found: Threshold) -> float:
+    """What the error is promised not to exceed; `name` as `asked` gives it: an error is chosen among `STEPS`."""
+    return found.bound(UNSURE if name == "coverage" else UNSURE / STEPS)
 
 
 # ------------------------------------------------------------------------------------------------------------ sets
@@ -249,7 +254,7 @@ def measured(
         "images": len(labels),
         "curves": {name: risk_coverage(test.first[of], test.right[of]).tolist() for name, of in members.items()},
         "unknown": [
-            {"asked": text, "images": int((test.first > each.value).sum())}
+            {"asked": text, "images": int((test.first > each.value).sum()), "promised": promised(asked(text)[0], each)}
             | answers(test, each.value, np.ones(len(labels)))
             | {"alike": answers(test, each.value, alike)}
             for text, each in chosen.items()

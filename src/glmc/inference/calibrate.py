@@ -21,14 +21,14 @@ from glmc.data.split import Split
 from glmc.errors import UserError
 from glmc.inference import abstain
 from glmc.inference.heldout import given_images, own_images, refuse_known_images
-from glmc.inference.temperature import FOLDS, crossfit, reweighted
+from glmc.inference.temperature import FOLDS, crossfit, metrics_of, reweighted
 from glmc.metrics import METRICS, group_of
 from glmc.recipe import HARMLESS, Settled, parse_settled
 from glmc.runs import checkpoint, folder
 from glmc.runs.files import write_atomic
 from glmc.runs.shapes import Fitted, read_json
 from glmc.runs.trained import Trained, build_views, find_checkpoint, load_trained, logits_of
-from glmc.screen import Screen
+from glmc.screen import Screen, without
 
 FILE = "calibration.json"
 LEAST, FEW = 10, 100  # images: fewer are refused, fewer get a remark
@@ -88,10 +88,11 @@ def calibrated(
         "schema": 1,
         "step": point.step,
         "images": len(split),
-        "classes_without_images": int((split.counts == 0).sum()),
+        "classes_without_images": [trained.classes[label] for label in np.flatnonzero(split.counts == 0)],
         "source": source,
         "temperature": fitted.temperature,
         "temperature_se": fitted.error,
+        "plain": metrics_of(logits, torch.from_numpy(split.labels)),
         "before": fitted.before,
         "after": fitted.after,
         "gain": dict(zip(("low", "high"), fitted.gain, strict=True)),
@@ -151,16 +152,20 @@ def measured(
 
 def show(result: dict[str, Any], title: str, screen: Screen) -> None:
     """The metrics before and after in a table, and what limits them."""
-    screen.say(f"{title}: {result['images']} {result['source']}, re-weighted to their own class frequencies")
+    screen.say(f"{title}: {result['images']} {result['source']}")
     table = Table()
     table.add_column("")
     for key in ("nll", "ece", "top1"):
         table.add_column(METRICS[key].heading, justify="right")
-    for name, key in (("before", "before"), (f"after, held out in {FOLDS} folds", "after")):
+    for name, key in (("the run as it is", "plain"), ("re-weighted", "before"), ("re-weighted, calibrated", "after")):
         scores = result[key]
         table.add_row(name, f"{scores['nll']:.3f}", f"{scores['ece']:.2f}", f"{scores['top1']:.2f}")
-    table.add_row("perfect calibration, so many images", "", f"{result['ece_by_chance']:.2f}", "")
     screen.console.print(table)
+    screen.say(
+        "re-weighted: told how frequent each class is among these images, which the run as it is does not know; "
+        f"calibrated: each tenth of the images by a fit to the others; by chance alone, even perfect probabilities "
+        f"would show an ECE of about {result['ece_by_chance']:.2f} % on {result['images']} images"
+    )
     assumed, imbalance = PRIORS[result["assumed_prior"]], result["imbalance"]
     screen.say(f"temperature {result['temperature']:.3f} ± {result['temperature_se']:.3f} (standard error)")
     screen.say(
@@ -169,7 +174,7 @@ def show(result: dict[str, Any], title: str, screen: Screen) -> None:
     )
     lacking = result["classes_without_images"]
     if lacking:
-        screen.say(f"{lacking} classes have no image here: for them the run is taken to assume {assumed}")
+        screen.say(f"{without(lacking, 'image here')}: there the run is taken to assume {assumed}")
     if result["images"] < FEW:
         screen.say(
             f"{result['images']} images are few: temperature and ECE may well come out differently on others; give "

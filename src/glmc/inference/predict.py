@@ -35,7 +35,7 @@ from glmc.recipe import Settled
 from glmc.runs import checkpoint
 from glmc.runs.files import write_atomic
 from glmc.runs.trained import Trained, build_views, find_checkpoint, load_trained, logits_of
-from glmc.screen import Screen, Terminal
+from glmc.screen import Screen, Terminal, without
 
 Decoded = tuple[str, "Future[NDArray[np.uint8]]"]
 UNKNOWN = "unknown"
@@ -116,11 +116,16 @@ def predict(
     trained = load_trained(point, recipe)
     if unknown is not None and sorted_into is not None and UNKNOWN in map(as_folder, trained.classes):
         raise UserError(f"--sort-into {sorted_into}: the run has a class {UNKNOWN}; leave out --unknown or --sort-into")
-    if (unknown is not None or sets is not None) and (flip or prior is not None):
-        raise UserError("--unknown, --sets: held-out images tell nothing for --flip or --prior; leave these two out")
+    chosen = [option for option, value in (("--unknown", unknown), ("--sets", sets)) if value is not None]
+    other = [option for option, given in (("--flip", flip), ("--prior", prior is not None)) if given]
+    if chosen and other:
+        what = " and ".join(other)
+        raise UserError(f"{', '.join(chosen)}: held-out images promise nothing for {what}; leave out {what}")
+    asked, problems = find_images(paths)
+    if set(asked) == set(problems):
+        refuse(problems, len(problems))
     rules = rules_of(point, recipe, trained, unknown, sets, screen.say)
     log_probabilities = log_probabilities_of(point, recipe, trained, prior, flip, screen.say)
-    asked, problems = find_images(paths)
     bar_hides = as_json and stdout.isatty()  # lines and a bar on one terminal would overwrite each other
     with (Screen(quiet=True) if bar_hides else screen).bar("predicting") as bar:
         rows = predictions(asked, problems, recipe, log_probabilities, min(top, len(trained.classes)), bar.to, rules)
@@ -172,9 +177,9 @@ def rules_of(
         found = abstain.sets_for(share, held, group_of(trained.counts, recipe.eval.few))
         rules = rules._replace(sets=found)
         say(abstain.promise(found, share))
-        lacking = len(trained.classes) - len(np.unique(held.labels))
+        lacking = [name for label, name in enumerate(trained.classes) if label not in held.labels]
         if lacking:
-            say(f"{lacking} classes have no held-out image: for them the sets promise nothing")
+            say(f"{without(lacking, 'held-out image')}: there the sets promise nothing")
     return rules
 
 

@@ -146,6 +146,7 @@ class Answered(Answers):
 
     asked: Annotated[str, Field(pattern=r"^(error|coverage)=0\.\d+$")]
     images: Count  # that are answered
+    promised: NotRequired[Share]  # at most so many of the answers are wrong; not in files of older versions
     alike: Answers  # with classes weighted to the frequencies of the held-out images
 
 

@@ -25,7 +25,7 @@ from glmc.runs import checkpoint, folder
 from glmc.runs.shapes import About, shaped
 from glmc.runs.tally import Tally
 from glmc.runtime import autocast
-from glmc.screen import Screen, complain
+from glmc.screen import Screen, complain, without
 
 
 def build_method(recipe: Settled, counts: Tensor, device: torch.device, *, initial: bool = True) -> Method:
@@ -319,7 +319,7 @@ def scored(trained: Trained, split: Split, recipe: Settled, title: str, screen: 
     screen.table(f"{title}, accuracy in percent", rows)
     if doubt := doubts(result["test"], sure):
         screen.say(doubt)
-    lacking = int((confusion.sum(1) == 0).sum())
+    lacking = [trained.classes[label] for label in np.flatnonzero(confusion.sum(1) == 0)]
     if lacking:
-        screen.say(f"{lacking} of the {len(trained.classes)} classes have no image here: they count in none of these")
+        screen.say(f"{without(lacking, 'image here')}, which none of these figures counts")
     return result
