@@ -68,6 +68,8 @@ def test_old_and_new_images_are_joined_and_scored_apart(home, tmp_path, capsys):
     assert sum(found.counts) + sum(parts.values()) == 60 + 10 + 10  # each image once
     hits = sum(row["test"] * row["recall"] for row in found.extended.old_tests + found.extended.new_tests)
     assert hits / sum(parts.values()) == pytest.approx(found.last["top1"])
+    for row in ("before, last", "after, the same", "after, new images", "after, all images"):
+        assert row in said
     assert "three" in said.partition("accuracy of single classes")[2]
     assert "test images that came with the extension" in (out / "report.html").read_text()
     assert trained.test(out, (), quiet=True)["test"]["top1"] == found.last["top1"]

@@ -254,12 +254,14 @@ def show(run: Path, screen: Screen) -> None:
         return
     sure = found.intervals(recipe_of(run).eval.few)
     rows: dict[str, Mapping[str, Any] | None] = {}
+    last = "last epoch" if found.stage2 is None else f"stage {found.stage} ({found.stage2}), last epoch"
     if found.stage1 is not None:
-        before = f"stage {found.stage - 1}"
+        before = f"stage {found.stage - 1}" if found.extended is None else "before"
         rows |= {f"{before}, last epoch": found.stage1.last, f"{before}, flip TTA": found.stage1.flip_tta}
     if found.extended is not None:
-        rows |= {"extended, the same test images": found.extended.old, "extended, new test images": found.extended.new}
-    rows["last epoch" if found.stage2 is None else f"stage {found.stage} ({found.stage2}), last epoch"] = found.last
+        rows |= {"after, the same images": found.extended.old, "after, new images": found.extended.new}
+        last = "after, all images"
+    rows[last] = found.last
     rows |= rows_of(sure)
     if found.selected_on_val:
         rows[f"selected on validation, epoch {found.selected_on_val['epoch']}"] = found.selected_on_val
