@@ -203,11 +203,14 @@ def test_other_classes_and_other_test_images_are_refused(tmp_path):
 def test_other_training_data_networks_and_lengths_are_flagged(tmp_path):
     a = digits(tmp_path / "a", side=8)
     b = run_folder(tmp_path / "b", DIGITS, falling(10, 90, 10), side=8, epochs=4, backbone="resnet32_w64")
-    c = other(digits(tmp_path / "c", side=8), {"data.split": "du", "eval.few": "<=20"})
+    c = other(digits(tmp_path / "c", side=8), {"data.split": "du", "eval.few": "<=20"}, learnt=640)
+    other(c, {"model.pretrained": "w.safetensors", "model.freeze": True})
     text = Text(write([a, b, c], tmp_path / "page.html").read_text()).all
     assert "A and B were trained on different data" in text
     assert "A and B are different networks (resnet32, 0.47 M parameters, and resnet32_w64" in text
     assert "A and B were trained for 8 and 4 epochs" in text
+    assert "A and B do not begin" not in text
+    assert "A: random weights at the start; C: weights loaded from w.safetensors, backbone frozen, 640 of them" in text
     assert "A and C differ in data.split" in text
     assert "A and C draw the border of few differently" in text
     assert "Accuracy against class frequency is left out" in text

@@ -99,8 +99,8 @@ def leave_evidence(folder, classes, counts, confusion, side):
 
 def leave_calibration(run, step):
     """calibration.json with what thresholds and sets do on 500 test images."""
-    alike = {"answered": 0.8125, "wrong": 0.03125}
-    unknown = [{"asked": "error=0.05", "images": 300, "answered": 0.6, "wrong": 0.07, "alike": alike}]
+    found = {"promised": 0.048, "alike": {"answered": 0.8125, "wrong": 0.03125}}
+    unknown = [{"asked": "error=0.05", "images": 300, "answered": 0.6, "wrong": 0.07} | found]
     group = {"images": 500, "covered": 0.915, "size": 1.75}
     measured = {
         "images": 500,
@@ -178,6 +178,7 @@ def test_the_headline_is_the_last_epoch_and_the_best_is_called_unfair(ten):
 def test_networks_and_parameters_stand_beside_the_accuracies(ten):
     run, html = ten
     text, top1 = Text(html).all, json.loads((run / "result.json").read_text())["last"]["top1"]
+    assert "0.47 M parameters with the heads; random weights at the start; begun from" in text
     assert "resnet32, 0.47 M parameters" in text
     assert "71.0 ± 0.5" in text
     assert "of 5 seeds, benchmarks/records/digits.json" in text
@@ -283,7 +284,8 @@ def test_reliability_and_confidence_of_the_groups(ten):
 
 def test_what_was_promised_for_unknown_and_sets_stands_beside_what_test_images_show(ten):
     text = Text(ten[1]).all
-    assert "at most 5 % wrong --unknown error=0.05 60.0 7.0 4.6–10.5 3.1 of 81.2" in text
+    assert "at most 5 % wrong --unknown error=0.05 60.0 7.0 4.6–10.5 3.1 of 81.2 ≤ 4.8" in text
+    assert "Dots: the thresholds" in text
     assert "all images 91.5 88.7–93.6 1.8" in text
     assert "few 91.5 80.5" in text
 
@@ -295,6 +297,7 @@ def test_without_a_calibration_of_its_end_a_run_has_the_curve_of_its_predictions
     assert "Wrong answers against images answered" in text
     assert "finds thresholds on held-out images" in text
     assert "error=0.05" not in text
+    assert "Dots:" not in text
 
 
 def test_a_run_without_predictions_has_no_reliability_and_no_pictures(tmp_path):
@@ -325,6 +328,7 @@ def test_the_same_run_gives_the_same_page(ten):
 def test_recipe_environment_and_command_are_shown_escaped(ten):
     text = Text(ten[1]).all
     assert "glmc train 'digits lt' train.seed=0" in text
+    assert f"glmc train {ten[0]}/recipe.yaml" in text
     assert "a <fast> one" in text
     assert "imbalance: 25" in text
     assert "ab" * 32 in text
@@ -421,6 +425,13 @@ def test_a_missing_file_is_named(tmp_path, name):
     run = digits(tmp_path / "run")
     (run / name).unlink()
     with pytest.raises(UserError, match=rf"no {name}.*--resume"):
+        report.write(run)
+
+
+def test_what_was_uploaded_has_no_report_and_is_not_called_unfinished(tmp_path):
+    run = digits(tmp_path / "run")
+    (run / "confusion.csv").rename(run / "glmc.json")
+    with pytest.raises(UserError, match=r"was written by glmc push .*; name the folder that the run was trained in"):
         report.write(run)
 
 

@@ -58,6 +58,7 @@ def columns(run: Run) -> list[Column]:
             Column("Deviation", "between the folds", deviation),
         ]
     note = f"headline, epoch {found.epochs}" if run.epochs else f"headline, {found.stage2} without training"
+    note = f"{note}, after the extension" if found.extended else note
     shown = [
         Column("Last epoch", note, found.last),
         Column("Flip TTA", "last epoch, with the mirror image", found.flip_tta or {}),
@@ -67,13 +68,12 @@ def columns(run: Run) -> list[Column]:
         note = f"epoch {found.selected_on_val['epoch']}"
         shown.append(Column("Selected on validation", note, found.selected_on_val))
     if first:
-        which = "second" if found.stage == 2 else "last"
-        note = f"{first.method or first.recipe}, last epoch, before the {which} stage"
-        shown.append(Column(f"Stage {found.stage - 1}", note, first.last or {}))
+        which = "extension" if found.extended else "second stage" if found.stage == 2 else "last stage"
+        note = f"{first.method or first.recipe}, last epoch, before the {which}"
+        shown.append(Column("Before" if found.extended else f"Stage {found.stage - 1}", note, first.last or {}))
     if found.extended:
-        note = f"the test images of stage {found.stage - 1}, after the extension"
-        shown.append(Column("The same images", note, found.extended.old))
-        shown.append(Column("New images", "test images that came with the extension", found.extended.new))
+        shown.append(Column("After, the same images", "the test images of Before", found.extended.old))
+        shown.append(Column("After, new images", "test images that came with the extension", found.extended.new))
     if found.best_on_test:
         note = f"epoch {found.best_on_test['epoch']}; selected on the test set: not a fair figure"
         shown.append(Column("Best on test", note, found.best_on_test, unfair=True))
@@ -199,7 +199,7 @@ def trust(run: Run) -> list[dict[str, str]]:
     return rows
 
 
-def answered(run: Run) -> list[dict[str, str]]:
+def answered(run: Run) -> list[dict[str, Any]]:
     """What thresholds for *unknown*, from held-out images, do on the test images, in percent; none if not measured."""
     rows = []
     for each in run.measured.unknown if run.measured is not None else ():
@@ -214,6 +214,8 @@ def answered(run: Run) -> list[dict[str, str]]:
                 "interval": "{:.1f}–{:.1f}".format(*wilson(each["wrong"], each["images"])) if each["images"] else "",
                 "alike": number(100 * each["alike"]["wrong"] if each["alike"]["answered"] else None),
                 "alike_answered": number(100 * each["alike"]["answered"]),
+                "promised": "≤ " + number(100 * each["promised"]) if "promised" in each else "–",
+                "dot": kind == "error" and each["images"] > 0,  # see `figures.draw_risk`
             }
         )
     return rows
@@ -247,7 +249,12 @@ def command(run: Run) -> str:
     typed = run.environment.get("command")
     if isinstance(typed, list):
         return shlex.join(map(str, typed))
-    return str(typed) if typed else "glmc train recipe.yaml"
+    return str(typed) if typed else again(run)
+
+
+def again(run: Run) -> str:
+    """The command that trains the complete recipe of the folder."""
+    return shlex.join(["glmc", "train", str(run.folder / "recipe.yaml")])
 
 
 def write(run: Path, target: Path | None = None) -> Path:
@@ -289,6 +296,7 @@ def write(run: Path, target: Path | None = None) -> Path:
             "everyone": [class_facts(facts, int(c)) for c in facts.order],
             "upwards": errors_upwards(facts),
             "command": command(facts),
+            "again": again(facts),
             "labels": target.parent == run and (run / "labels.html").is_file(),  # of glmc labels
         }
         write_atomic(target, render("report.html", words).encode(errors="replace"))

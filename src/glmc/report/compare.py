@@ -114,7 +114,7 @@ def sentences(first: Entry, entry: Entry, found: Gap | None, p: float | None, by
     if "images" in found.how:
         lines.append(
             f"This is about two trained networks ({seeds}); other seeds may reverse it. "
-            "To compare the methods, train both with several seeds, e.g. --seeds 0,1,2,3,4."
+            "To compare the recipes, train both with several seeds, e.g. --seeds 0,1,2,3,4."
         )
     elif min(len(first.runs), len(entry.runs)) < 3:
         lines.append("Two seeds tell little about the spread; five are better.")

@@ -155,6 +155,9 @@ def remarks(entries: Sequence[Entry]) -> list[str]:
         if a.result.backbone != b.result.backbone:
             sizes = f"{network(a)}, and {network(b)}"
             found.append(f"{pair} are different networks ({sizes}): not a like-for-like comparison of methods.")
+        if a.start != b.start and a.result.stage1 is None and b.result.stage1 is None:
+            told = f"{first.letter}: {a.start}{a.result.partly}; {entry.letter}: {b.start}{b.result.partly}"
+            found.append(f"{pair} do not begin and learn alike ({told}): a gap need not come from their methods.")
         if a.result.epochs != b.result.epochs:
             found.append(f"{pair} were trained for {a.result.epochs} and {b.result.epochs} epochs.")
     return found

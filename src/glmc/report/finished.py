@@ -50,6 +50,20 @@ class Run:
     examples: dict[str, Any]
 
     @property
+    def start(self) -> str:
+        """Its first weights, and what was kept of them: "weights loaded from w.safetensors, backbone frozen"."""
+        model = self.settings.get("model") or {}
+        source, adapter = model.get("pretrained"), model.get("adapter")
+        told = "random weights at the start"
+        if self.result.stage1 is not None:
+            told = "weights of the stage before"
+        elif source:
+            told = f"weights loaded from {'timm' if source is True else source}"
+        if model.get("freeze"):
+            return f"{told}, backbone frozen"
+        return f"{told}, backbone frozen but for its adapters ({adapter['name']})" if adapter else told
+
+    @property
     def order(self) -> NDArray[np.int64]:
         """int64 [C]: class numbers from the most to the least frequent; equal counts stay in label order."""
         return np.argsort(-self.counts, kind="stable")
@@ -81,6 +95,11 @@ def read(run: Path) -> Run:
     Raises:
         UserError: a file is missing or damaged, or the files belong to different runs.
     """
+    if (run / "glmc.json").exists() and not (run / "confusion.csv").exists():
+        raise UserError(
+            f"{run} was written by glmc push or glmc export, which leave out what a report is drawn from; name the "
+            "folder that the run was trained in"
+        )
     recipe = text_of(run, "recipe.yaml")
     try:
         settings = dict(document.read(recipe, "recipe.yaml").tree or {})
