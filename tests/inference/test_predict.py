@@ -343,7 +343,7 @@ def test_a_calibration_of_another_step_or_a_damaged_one_is_not_used(own, photos,
     ("text", "sentence"),
     [
         ("cat,1\ndog,2\ncow,3\n", r"world.csv:3: the run has no class 'cow'; did you mean 'crow'\?"),
-        ("cat,1\ndog,2\n", r"world.csv has no line for 1 classes \('crow'\)"),
+        ("cat,1\ndog,2\n", r"world.csv has no line for a class \('crow'\)"),
         ("class,count\ncat,1\ndog,-2\ncrow,3\n", r"world.csv:3: '-2' is no count"),
         ("cat,1\ndog,nan\ncrow,3\n", r"world.csv:2: 'nan' is no count"),
         ("cat,1\ndog\ncrow,3\n", r"world.csv:2: not `class,count`: 'dog'"),

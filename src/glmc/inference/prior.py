@@ -46,9 +46,8 @@ def _from_file(file: Path, classes: Sequence[str]) -> NDArray[np.float64]:
     missing = [name for name, weight in zip(classes, weights, strict=True) if np.isnan(weight)]
     if missing:
         some = ", ".join(map(repr, missing[:5])) + (", ..." if len(missing) > 5 else "")
-        raise UserError(
-            f"{file} has no line for {len(missing)} class{'es' if len(missing) > 1 else ''} ({some}); write `class,0` for what never occurs"
-        )
+        what = "a class" if len(missing) == 1 else f"{len(missing)} classes"
+        raise UserError(f"{file} has no line for {what} ({some}); write `class,0` for what never occurs")
     if not weights.any():
         raise UserError(f"{file}: every count is 0; give those that occur a count above 0")
     return weights
