@@ -421,10 +421,10 @@ def test_headers_that_lie_are_refused(tmp_path, lie):
 
 FORGERIES = {
     "other format": (lambda m: m.update(format=1), "is of format 1, and this version of glmc reads 3"),
-    "no step": (lambda m: m.pop("step"), "KeyError"),
-    "no state": (lambda m: m["files"].pop("state.json"), "KeyError"),
-    "files a list": (lambda m: m.update(files=[1]), "TypeError"),
-    "size no number": (lambda m: m["files"]["state.json"].update(bytes="x"), "TypeError"),
+    "no step": (lambda m: m.pop("step"), r"manifest\.json is damaged; use"),
+    "no state": (lambda m: m["files"].pop("state.json"), r"manifest\.json is damaged; use"),
+    "files a list": (lambda m: m.update(files=[1]), r"manifest\.json is damaged; use"),
+    "size no number": (lambda m: m["files"]["state.json"].update(bytes="x"), r"manifest\.json is damaged; use"),
     "outside": (
         lambda m: m["files"].update({"../secret": m["files"]["state.json"]}),
         "step-00000001/secret is missing",
