@@ -271,8 +271,8 @@ def test_the_recipe_of_a_run_repeats_it(plain, no_report):
 def test_result_json_says_everything_in_the_right_type(plain):
     result = result_of(plain)
     kinds = {
-        "schema": int, "recipe": str, "method": str, "backbone": str, "parameters": int, "counts": list, "epochs": int,
-        "steps": int, "seed": int, "last": dict, "best_on_test": dict, "flip_tta": dict, "per_class": list,
+        "schema": int, "recipe": str, "method": str, "backbone": str, "parameters": int, "learnt": int, "counts": list,
+        "epochs": int, "steps": int, "seed": int, "last": dict, "best_on_test": dict, "flip_tta": dict, "per_class": list,
         "weights_sha256": str, "seconds": dict, "step": dict, "files": dict, "seal": str,
     }  # fmt: skip
     assert {key: type(value) for key, value in result.items()} == kinds
@@ -282,7 +282,11 @@ def test_result_json_says_everything_in_the_right_type(plain):
     assert (result["epochs"], result["steps"], result["seed"]) == (3, 3 * STEPS, 0)
     assert result["step"] == {"asked": "eager", "eager": 3 * STEPS}
     assert result["counts"] == [int(36 * 0.25 ** (c / 9)) for c in range(10)]
-    assert result["parameters"] == sum(t.numel() for n, t in initial_weights().items() if is_parameter(n))
+    assert (
+        result["parameters"]
+        == result["learnt"]
+        == sum(t.numel() for n, t in initial_weights().items() if is_parameter(n))
+    )
     for key in ("last", "flip_tta", "best_on_test"):
         scores = result[key]
         # 36 to 9 images a class: nobody has more than 100, and the empty group is absent
