@@ -15,7 +15,7 @@ from glmc import recipe
 from glmc.deploy import export
 from glmc.errors import UserError
 from glmc.models import adapters, build_backbone
-from glmc.runs import checkpoint
+from glmc.runs import checkpoint, result
 from glmc.runs.trained import find_checkpoint, load_trained
 from glmc.train import run as training
 from glmc.train import stages
@@ -132,7 +132,11 @@ def test_low_rank_terms_are_exported_as_timms_own_weights(place):
     wanted = recipe.load("vit.yaml", ["model.adapter.name=lora", "optim.lr=1", "train.epochs=1"])
     run = training.train(wanted, place / "run", **CALL)
     folder = export.export(str(run), "timm", None, quiet=True)
-    assert sorted(load_file(folder / "learnt.safetensors")) == sorted(find_checkpoint(run).tensors("weights"))
+    learnt = load_file(folder / "learnt.safetensors")
+    assert sorted(learnt) == sorted(find_checkpoint(run).tensors("weights"))
+    found = result.read(run)
+    assert found.learnt == sum(tensor.numel() for tensor in learnt.values())
+    assert found.partly == f", {found.learnt:,} of them trained"
     assert not any("lora" in name for name in load_file(folder / "model.safetensors"))
 
 

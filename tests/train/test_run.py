@@ -272,8 +272,8 @@ def test_result_json_says_everything_in_the_right_type(plain):
     result = result_of(plain)
     kinds = {
         "schema": int, "recipe": str, "method": str, "backbone": str, "parameters": int, "learnt": int, "counts": list,
-        "epochs": int, "steps": int, "seed": int, "last": dict, "best_on_test": dict, "flip_tta": dict, "per_class": list,
-        "weights_sha256": str, "seconds": dict, "step": dict, "files": dict, "seal": str,
+        "epochs": int, "steps": int, "seed": int, "last": dict, "best_on_test": dict, "flip_tta": dict,
+        "per_class": list, "weights_sha256": str, "seconds": dict, "step": dict, "files": dict, "seal": str,
     }  # fmt: skip
     assert {key: type(value) for key, value in result.items()} == kinds
     assert (result["schema"], result["recipe"], result["method"], result["backbone"]) == (
