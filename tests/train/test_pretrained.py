@@ -158,7 +158,7 @@ def test_a_classifier_begins_as_the_names_of_the_classes(place, clip):
     ("classes", "encoder", "sentence"),
     [
         (("Sea_lion", "ox", "sea lion"), ".", "'Sea_lion' and 'sea lion' are the same prompt"),
-        (("0", "1"), ".", "the class '0' is no word"),
+        (("0", "1"), ".", "the class '0' is not a word"),
         (("a", "b"), None, "no text encoder is known for resnet20; set model.text"),
         (("a", "b"), "nowhere", "model.text=nowhere: no such folder, .*HF_HUB_OFFLINE is set"),
         (("a", "b"), ".", "model.text=.: not a text encoder that open_clip reads"),
