@@ -27,8 +27,8 @@ def prompts(classes: Sequence[str]) -> list[str]:
         words = " ".join(name.lower().replace("_", " ").replace("-", " ").split())
         if not any(letter.isalpha() for letter in words):
             raise UserError(
-                f"model.heads=class_names: the class {name!r} is not a word, and a text encoder reads words; rename the "
-                "classes, or take model.heads=class_means"
+                f"model.heads=class_names: the class {name!r} is not a word, and a text encoder reads words; rename "
+                "the classes, or take model.heads=class_means"
             )
         prompt = PROMPT.format(words)
         if prompt in written:
