@@ -179,8 +179,6 @@ def pretrained_input(name: str, weights: bool | str) -> dict[str, Any]:
     """
     if weights is False:
         return {}
-    import timm  # takes seconds
-
     found = told(weights) if isinstance(weights, str) else None
     if found is not None:
         if found.network != name:
@@ -189,6 +187,8 @@ def pretrained_input(name: str, weights: bool | str) -> dict[str, Any]:
                 f"model.name={found.network}, or give another file"
             )
         return {"mean": found.mean, "std": found.std, "size": found.size}
+    import timm  # takes seconds
+
     config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     if config is None:
         return {}

@@ -112,7 +112,9 @@ def classifier(kind: Literal["linear", "cosine"], inputs: int, outputs: int, sca
     return linear(inputs, outputs) if kind == "linear" else Cosine(inputs, outputs, scale)
 
 
-def start_heads(method: nn.Module, how: str) -> None:
+def start_heads(
+    method: nn.Module, how: Literal["he_zero", "he_uniform", "uniform", "class_means", "class_names"]
+) -> None:
     """Draw the initial weights of all linear heads anew.
 
     Args:

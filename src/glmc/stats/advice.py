@@ -143,9 +143,8 @@ def choose(found: Found, given: Sequence[str]) -> Choice:
         return chosen(scratch, _left_open(extra, given), (why, balance))
     if own and network in SMALL_IMAGE:
         why = f"weights of your own, of a small network, are a better start than random ones; all of {network} learns"
-        extra = (f"model.name={network}", *_small_network(known.size if known else 32)[1:])
-        when = "the network as it is, and a linear classifier: seconds"
-        return chosen(scratch, _left_open(extra, given), (why, balance), "folder/linear", when)
+        extra = _small_network(known.size if known else 32, network)
+        return chosen(scratch, _left_open(extra, given), (why, balance))
     told_so = (f"model.name={network}", f"data.size={round(known.size / CROP)}") if known else ()
     probe = _left_open(told_so, given)
     if median < FEW:
@@ -186,11 +185,11 @@ def _is_transformer(name: str) -> bool:
         return bool(blocks(timm.create_model(name, num_classes=0)))
 
 
-def _small_network(side: int) -> tuple[str, ...]:
+def _small_network(side: int, name: str = "resnet32") -> tuple[str, ...]:
     """What a recipe that trains from scratch needs for small images."""
     if side > 40:
-        return ("model.name=resnet32", "data.size=64")
-    return ("model.name=resnet32", "data.size=32", "views.train=[{crop: 4}, flip]")
+        return (f"model.name={name}", "data.size=64")
+    return (f"model.name={name}", "data.size=32", "views.train=[{crop: 4}, flip]")
 
 
 def _resized(name: str, assignments: Sequence[str], width: int, height: int) -> tuple[str, ...]:

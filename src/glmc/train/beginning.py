@@ -109,7 +109,7 @@ def class_means(method: Method, train: Split, recipe: Settled, screen: Screen) -
 
 
 @torch.no_grad()
-def start_heads(method: Method, train: Split, recipe: Settled, screen: Screen) -> None:
+def start_rows(method: Method, train: Split, recipe: Settled, screen: Screen) -> None:
     """Let each row of a method's cosine classifiers begin as a feature of its class, if `model.heads` says so.
 
     Shi et al., ICML 2024, arXiv:2309.10019.

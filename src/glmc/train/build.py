@@ -33,7 +33,7 @@ from glmc.runs.trained import (
 from glmc.screen import Screen
 from glmc.step import Batch, Step
 from glmc.train import features
-from glmc.train.beginning import adopt, start_heads
+from glmc.train.beginning import adopt, start_rows
 from glmc.train.engine import Inputs, Terms, draw, move, state_of, training_step
 from glmc.train.execution import Fallback, Graphed, Makers, Mode
 from glmc.train.muon import Muon
@@ -120,7 +120,7 @@ def build(
     if initial:
         adopt(method, settled, data.train, device, screen)
         if settled.starts_from in (None, "backbone"):
-            start_heads(method, data.train, settled, screen)
+            start_rows(method, data.train, settled, screen)
     if trained is not None:
         method.load_state_dict(trained)
     adapter = settled.model.adapter
