@@ -139,20 +139,20 @@ class Runs:
             lines["train"] += [f"{path} {label}" for path in paths[number:] if path in listed or not listed]
         return self.listed(lines["train"], lines["aside"], "train", "aside")
 
-    def few_classes(self, counts: Sequence[int]) -> list[str]:
-        """Classes drawn once, with these numbers of training images, and all their test images, as overrides."""
+    def few_classes(self, counts: Sequence[int], aside: int) -> list[str]:
+        """Classes drawn once, with these numbers of training images, as overrides.
+
+        Tested are all their test images, or `aside` other training images of each, if that is not 0.
+        """
         folder, rng = self.work.parent / self.images.folder, random.Random(0)
         images = {each.name: sorted(each.iterdir()) for each in sorted((folder / "train").iterdir())}
-        drawn = rng.sample([name for name, found in images.items() if len(found) >= max(counts)], len(counts))
-        lines: dict[str, list[str]] = {
-            part: [
-                f"{path.relative_to(folder)} {label}"
-                for label, (name, number) in enumerate(zip(drawn, numbers, strict=True))
-                for path in sorted((folder / part / name).iterdir())[:number]
-            ]
-            for part, numbers in (("train", counts), ("val", [None] * len(counts)))
-        }
-        return self.listed(lines["train"], lines["val"], *(f"{part}-{len(counts)}" for part in lines))
+        drawn = rng.sample([name for name, found in images.items() if len(found) >= max(counts) + aside], len(counts))
+        others = [images[name][-aside:] if aside else (folder / "val" / name).iterdir() for name in drawn]
+        train, test = (
+            [f"{path.relative_to(folder)} {label}" for label, found in enumerate(parts) for path in found]
+            for parts in ([images[name][:number] for name, number in zip(drawn, counts, strict=True)], others)
+        )
+        return self.listed(train, test, *(f"{part}-{len(counts)}{'-aside' * bool(aside)}" for part in ("train", "val")))
 
     def listed(self, train: Sequence[str], test: Sequence[str], *names: str) -> list[str]:
         """Two lists of images under these names, as overrides."""

@@ -17,8 +17,9 @@ A study says what all its rows share, and what each has of its own:
       short: {like: name, epochs: 5}
     rows: FILE                                                    or those of another study
 
-Rows that are run already, by whichever study, are taken from --work; the same command goes on where it stopped. It
-prints the rows, best first, and writes STUDY.json into benchmarks/records/RECORD.
+Rows that are run already, by whichever study, are taken from --work, or from the record that is to be written, so that
+a record may grow on several machines; the same command goes on where it stopped. It prints the rows, best first, and
+writes STUDY.json into benchmarks/records/RECORD.
 """
 
 import argparse
@@ -42,6 +43,7 @@ from glmc.runs.files import write_atomic
 from running import SETS, Runs, circumstances, in_turn
 
 HERE = Path(__file__).resolve().parent
+ASIDE = 50  # training images a class that are tested on where a study takes few classes and no test images
 GROUPS = ("many", "medium", "few")
 
 
@@ -51,9 +53,10 @@ class Study:
     Args:
         file: of the grid.
         work: folder of the runs.
+        record: of this study or of one with the same images, whose runs are not trained again.
     """
 
-    def __init__(self, file: Path, work: Path) -> None:
+    def __init__(self, file: Path, work: Path, record: Path) -> None:
         self.plan = yaml.safe_load(file.read_text())
         if isinstance(self.plan["rows"], str):
             self.plan["rows"] = yaml.safe_load((file.parent / self.plan["rows"]).read_text())["rows"]
@@ -61,9 +64,20 @@ class Study:
         # Not the name alone, which may be that of the data set's own folder beside it.
         runs = work / f"runs-{self.plan['data']}"
         self.runs = Runs(self.plan["data"], runs, runtime.pick_device("auto").type)
-        self.lists = self.runs.set_aside() if self.plan["split"] == "aside" else []
+        aside = self.plan["split"] == "aside"
+        self.lists = self.runs.set_aside() if aside and "counts" not in self.plan else []
         if "counts" in self.plan:
-            self.lists = self.runs.few_classes(self.plan["counts"])
+            self.lists = self.runs.few_classes(self.plan["counts"], ASIDE if aside else 0)
+        self.recorded = self.runs_of(json.loads(record.read_text())) if record.exists() else []
+
+    def runs_of(self, record: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """Rows of a record, and a run of each, if it is about the same images and epochs; else none."""
+        shared = ("data", "epochs", "split", "counts", "values")
+        if any(record.get(key) != self.plan.get(key) for key in shared):
+            return []
+        environment = {"environment": record["environment"]}
+        rows = [({k: v for k, v in row.items() if k != "runs"}, row["runs"]) for row in record["rows"].values()]
+        return [(row, environment | run) for row, runs in rows for run in runs]
 
     def row(self, name: str) -> dict[str, Any]:
         """A row with what it has from the row that it is like."""
@@ -90,8 +104,17 @@ class Study:
             write_atomic(file, json.dumps(in_turn(*recipes)) + "\n")
         return float(json.loads(file.read_text()))
 
+    def known(self, name: str, seed: int, epochs: int | None = None) -> dict[str, Any] | None:
+        """What came out of a row with a seed by the record; None if it does not say."""
+        asked = {key: value for key, value in self.row(name).items() if key != "like"}
+        runs = (run for row, run in self.recorded if (row, run["seed"]) == (asked, seed))
+        return next((run for run in runs if epochs in (None, run["epochs"])), None)
+
     def train(self, name: str, seed: int, epochs: int | None = None) -> dict[str, Any]:
         """Train a row with a seed, unless that has been done; what came out."""
+        known = self.known(name, seed, epochs)
+        if known is not None:
+            return known
         whole = self.recipe(name, seed, epochs)
         run = self.runs.trained(whole)
         result = json.loads((run / "result.json").read_text())
@@ -110,8 +133,10 @@ class Study:
         }
 
     def all(self, jobs: int, record: Path) -> None:
-        """Train every row, seed by seed, and write down what there is after each."""
-        found: dict[str, list[dict[str, Any]]] = {name: [] for name in self.plan["rows"]}
+        """Train every row, seed by seed, and write down what there is after each, with what the record had."""
+        wanted = list(itertools.product(self.plan["seeds"], self.plan["rows"]))
+        known = {(name, seed): self.known(name, seed) for seed, name in wanted}
+        found = {name: [run for (row, _), run in known.items() if row == name and run] for name in self.plan["rows"]}
         writing = threading.Lock()
 
         def one(name: str, seed: int) -> None:
@@ -121,8 +146,7 @@ class Study:
                 self.write(found, record)
 
         with ThreadPoolExecutor(jobs) as pool:
-            wanted = itertools.product(self.plan["seeds"], self.plan["rows"])
-            waiting = [pool.submit(one, name, seed) for seed, name in wanted]
+            waiting = [pool.submit(one, name, seed) for seed, name in wanted if known[name, seed] is None]
         print("\n".join(self.table(found)))
         for each in waiting:
             each.result()
@@ -130,21 +154,22 @@ class Study:
     def write(self, found: dict[str, list[dict[str, Any]]], record: Path) -> None:
         """The record: what was asked, and every run that there is."""
         done = {name: sorted(runs, key=lambda run: run["seed"]) for name, runs in found.items() if runs}
+        first = next(iter(done.values()))[0]["environment"]
         rows = {
             name: {
                 **{key: value for key, value in self.row(name).items() if key != "like"},
-                "runs": [{key: value for key, value in run.items() if key != "environment"} for run in runs],
+                "runs": [{k: v for k, v in run.items() if (k, v) != ("environment", first)} for run in runs],
             }
             for name, runs in done.items()
         }
         whole = {
-            "command": f"python benchmarks/study.py benchmarks/studies/{self.name}.yaml --record {record.name}",
-            "environment": next(iter(done.values()))[0]["environment"],
+            "command": f"python benchmarks/study.py benchmarks/studies/{self.name}.yaml --record {record.parent.name}",
+            "environment": first,
             **{key: value for key, value in self.plan.items() if key != "rows"},
             "rows": rows,
         }
-        record.mkdir(parents=True, exist_ok=True)
-        write_atomic(record / f"{self.name}.json", json.dumps(whole, indent=1) + "\n")
+        record.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(record, json.dumps(whole, indent=1) + "\n")
 
     def table(self, found: dict[str, list[dict[str, Any]]]) -> list[str]:
         """The rows, best first, as a table in Markdown."""
@@ -177,15 +202,16 @@ def main() -> None:
     words = parser.parse_args()
     files, root, work = [file.resolve() for file in words.study], words.root.resolve(), words.work.resolve()
     for file in files:
-        begun(file, root, work).all(words.jobs, HERE / "records" / words.record)
+        record = HERE / "records" / words.record / f"{file.stem}.json"
+        begun(file, root, work, record).all(words.jobs, record)
 
 
-def begun(file: Path, root: Path, work: Path) -> Study:
-    """A study whose images lie in the working directory from now on."""
+def begun(file: Path, root: Path, work: Path, record: Path) -> Study:
+    """A study whose images lie in the working directory from now on; runs in the record are not trained again."""
     work.mkdir(parents=True, exist_ok=True)
     lay_out(SETS[yaml.safe_load(file.read_text())["data"]].folder, root, work)
     os.chdir(work)  # where data.root begins
-    return Study(file, work)
+    return Study(file, work, record)
 
 
 if __name__ == "__main__":

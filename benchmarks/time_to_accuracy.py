@@ -1,12 +1,13 @@
 """How soon a row of a study is as accurate as another one is at its end: a speed run, with its history kept.
 
     python benchmarks/time_to_accuracy.py benchmarks/studies/STUDY.yaml --row muon --epochs 16 --target bs --root data
-        --note "what is new" --record DATE-time-to-accuracy
+        --note "what is new" --known benchmarks/records/DATE-study/STUDY.json --record DATE-time-to-accuracy
 
 The schedule must know its end, so a speed run is a training of so many epochs: it counts if the mean of its last-epoch
 top-1 over the seeds of the study reaches that of the target after all of the study's epochs. Its time is told in that
-of the target: epochs of both, and steps timed in turn, so that other work on the machine slows both down. Every attempt
-is added to STUDY.json in benchmarks/records/RECORD, those that fell short too, and the history is printed.
+of the target: epochs of both, and steps timed in turn, so that other work on the machine slows both down. Runs in the
+record given as --known are not trained again. Every attempt is added to STUDY.json in benchmarks/records/RECORD, those
+that fell short too, and the history is printed.
 """
 
 import argparse
@@ -31,10 +32,11 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
     parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the data sets or their archives")
     parser.add_argument("--work", type=Path, default=Path("runs/study"), help="folder of the runs")
+    parser.add_argument("--known", type=Path, default=Path("none"), help="record of a study, to take runs from")
     parser.add_argument("--record", required=True, help="folder under benchmarks/records")
     words = parser.parse_args()
     history = HERE / "records" / words.record / words.study.with_suffix(".json").name
-    study = begun(words.study.resolve(), words.root.resolve(), words.work.resolve())
+    study = begun(words.study.resolve(), words.root.resolve(), words.work.resolve(), words.known.resolve())
     with ThreadPoolExecutor(words.jobs) as pool:
         seeds, whole = study.plan["seeds"], study.plan["epochs"]
         aims = pool.map(lambda seed: study.train(words.target, seed, whole), seeds)
