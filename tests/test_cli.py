@@ -231,6 +231,11 @@ def only_in_test(place):
     photographs(place / "images/test", cat=1, emu=1)
 
 
+def in_both(place):
+    photographs(place / "images/train", cat=2, dog=2)
+    photographs(place / "images/test", cat=1, dog=1)
+
+
 def taken(place):
     (place / "out").mkdir()
     (place / "out" / "thesis.tex").write_text("precious")
@@ -277,6 +282,11 @@ BAD = {
     "unknown data set": (None, ["tiny.yaml", "data.name=digitz"], ["digitz", "digits"]),
     "model for other images": (
         None, ["tiny.yaml", "model.name=vit_tiny_patch16_224"], ["model.name=vit_tiny_patch16_224", "8 x 8"],
+    ),
+    "model for images of one size": (
+        in_both,
+        ["tiny.yaml", *FOLDER, "model.name=test_vit", "data.size=160", "train.progressive={side: 0.75, until: 0.5}"],
+        ["train.progressive", "test_vit", "120 x 120", "null"],
     ),
     "batch beyond the memory": (
         None, ["tiny.yaml", "data.batch_size=1000000000"], ["data.batch_size=1000000000", "GiB", "would fit"],

@@ -7,6 +7,7 @@ mappings to uniforms, integers, permutations and Beta are ours, because numpy's 
 """
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,3 +54,22 @@ class Draws:
         from scipy.special import betaincinv
 
         return np.asarray(betaincinv(a, b, u), dtype=np.float64)
+
+
+def grown(epochs: int, between: Sequence[int] | None) -> float:
+    """How much of something there is in a run of so many epochs, if it grows from 0 to 1 between two lengths of runs.
+
+    Only long runs learn images by heart, and need what keeps them from it. None: there is always all of it.
+
+    Raises:
+        ValueError: `between` is not two ascending lengths.
+
+    >>> grown(10, [15, 65]), grown(40, [15, 65]), grown(200, [15, 65])
+    (0.0, 0.5, 1.0)
+    """
+    if between is None:
+        return 1.0
+    if len(between) != 2 or not 0 <= between[0] < between[1]:
+        raise ValueError(f"growing must be two ascending numbers of epochs, not {list(between)}")
+    shortest, longest = between
+    return min(max(epochs - shortest, 0) / (longest - shortest), 1.0)

@@ -133,6 +133,9 @@ def test_autoaugment_draws_lines_directions_and_probabilities():
     assert ((first[both] - 1) // 4 == (second[both] - 1) // 4).all()  # of the same line
     chosen = RandAugment(3, 9, 0, CPU).draw(Draws(0, "r"), 20_000)
     np.testing.assert_allclose(np.bincount(chosen.flatten()) / 60_000, 1 / 28, atol=0.004)
+    some = RandAugment(3, 9, 0, CPU, p=0.25)
+    unchanged = (some.draw(Draws(0, "r"), 20_000) == some.settings.index(("identity", 0.0))).all(1)
+    np.testing.assert_allclose(unchanged.mean(), 0.75, atol=0.01)
 
 
 @pytest.mark.parametrize("name", ["autoaugment", "randaugment"])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from glmc.recipe.sections import FORMS
+from glmc.recipe.views import FORMS
 
 Complaint = Callable[..., str]
 

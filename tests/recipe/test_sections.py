@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from glmc.recipe import load
-from glmc.recipe.sections import FORMS
+from glmc.recipe.views import FORMS
 
 OVERRIDES = {
     "data.channels=true": "data.channels must be 1 (grey), 3 (colour) or null (as the images are), not true",
@@ -30,6 +30,8 @@ OVERRIDES = {
     'not "white"',
     "views.train=[{autoaugment: cifar10}]": "views.train[0].autoaugment must be a group of keys, not \"cifar10\"",
     "views.train=[{randaugment: {m: 31}}]": "views.train[0].randaugment.m must be at most 30, not 31",
+    "views.train=[{randaugment: {growing: [40, 15]}}]": "views.train[0].randaugment.growing must be two numbers, the "
+    "smaller first, e.g. [15, 40]",
     "views.train=[{cutout: 1.5}]": "views.train[0].cutout must be a whole number of pixels, or a part of data.size up "
     "to 1, not 1.5",
     "views.train=[flip, flip]": "views.train holds flip 2 times: once is enough",
@@ -85,5 +87,5 @@ def test_operations_are_completed_with_their_defaults():
         {"blur": {"sigma": [0.1, 2.0], "p": 1.0}},
         {"crop": {"border": 4, "padding": "black"}},
         {"autoaugment": {"policy": "imagenet", "fill": 128}},
-        {"randaugment": {"n": 2, "m": 12, "fill": 128}},
+        {"randaugment": {"n": 2, "m": 12, "p": 1.0, "growing": None, "fill": 128}},
     ]

@@ -18,11 +18,13 @@ from glmc.methods.supervised import Supervised
 from glmc.models import Backbone
 from glmc.models.cifar_resnet import CifarResNet
 from glmc.runs.trained import evaluate, logits_of
-from glmc.train.engine import Inputs, Meter, State, draw, fit, move, refuse_non_finite, training_step
+from glmc.step import Batch
+from glmc.train.engine import Inputs, Meter, State, draw, fit, move, refuse_non_finite, shrunk, training_step
 
 CPU = torch.device("cpu")
 COUNTS = torch.tensor([30, 12, 4])
 FACTORS = CrossEntropy(COUNTS), Mixture(COUNTS)
+AS_THEY_ARE = torch.zeros(0, dtype=torch.uint8)
 LABELS = np.repeat(np.arange(3), COUNTS.numpy())
 IMAGES = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (46, 8, 8, 3)).astype(np.uint8)
 
@@ -44,7 +46,7 @@ def parts(kind, seed=0, device=CPU, depth=8, width=4):
 def drawn_step(method, loader):
     """The inputs of the first step of an epoch."""
     draws = {name: table[0] for name, table in move(draw(method, loader, 0, 2), loader.device).items()}
-    return Inputs(next(loader.parts(loader.epoch(0))), draws, torch.tensor(0.5))
+    return Inputs(next(loader.parts(loader.epoch(0))), draws, torch.tensor(0.5), AS_THEY_ARE)
 
 
 def fitting(method, loader, optimizer, state, **options):
@@ -119,6 +121,18 @@ def test_going_on_in_the_middle_of_an_epoch_changes_nothing():
         pass
     for (name, a), (_, b) in zip(whole.state_dict().items(), method.state_dict().items(), strict=True):
         assert torch.equal(a, b), name
+
+
+def test_images_are_brought_to_the_side_of_their_epoch():
+    method, loader, optimizer = parts(Supervised)
+    sides = []
+    method.backbone.register_forward_pre_hook(lambda module, inputs: sides.append(inputs[0].shape[2:]))
+    for _ in fitting(method, loader, optimizer, State(), epochs=2, factors=[1.0] * 2, sides=[6, 0]):
+        pass
+    assert sides == [(6, 6)] * loader.steps + [(8, 8)] * loader.steps
+    stripes = torch.tensor([0.0, 1.0] * 4).expand(1, 3, 8, 8)  # too fine for half the side: their mean is left
+    (small,) = shrunk(Batch((stripes,), torch.zeros(1), torch.zeros(1)), 4).views
+    torch.testing.assert_close(small[..., 1:-1], torch.full((1, 3, 4, 2), 0.5))
 
 
 def test_clipping_bounds_the_gradient():

@@ -85,6 +85,7 @@ def test_a_run_on_kept_features_is_resumed_with_its_own_network(place):
     [
         ("views.train=[flip]", "set views.train to what views.test is"),
         ("eval.flip_tta=true", "set eval.flip_tta to false and eval.crops"),
+        ("train.progressive={side: 0.5, until: 0.5}", "set train.progressive to null"),
         ("mixture.name=mixup", "set mixture="),
         ("model.freeze=false", "needs model.freeze=true"),
         ("model.adapter={name: lora}", "an adapter learns from images, not from features; set model.adapter to null"),

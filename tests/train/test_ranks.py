@@ -106,7 +106,7 @@ def trained(case):
         draws = {name: table.double() if table.is_floating_point() else table for name, table in draws.items()}
         for number, parts in enumerate(loader.parts(loader.epoch(epoch), own=ranks.here().own)):
             row = {name: table[number] for name, table in draws.items()}
-            terms = step(Inputs(parts, row, torch.tensor(epoch / EPOCHS)))
+            terms = step(Inputs(parts, row, torch.tensor(epoch / EPOCHS), torch.zeros(0, dtype=torch.uint8)))
             losses.append(torch.stack(list(terms.values())).detach())
     gradients = {name: p.grad for name, p in method.named_parameters() if p.grad is not None}
     return {"losses": torch.stack(losses), "gradients": gradients, "weights": method.state_dict()}

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from glmc.runs import checkpoint
 from glmc.runs import trained as trained_run
 from glmc.screen import Screen
 from glmc.train import build, pace, run, saving
+from glmc.train.engine import State
 
 ROOT = Path(__file__).parent.parent.parent
 STEPS = 7  # an epoch: 7 batches of 32, of which the last is not full
@@ -445,7 +447,12 @@ def test_a_loss_that_is_nan_ends_its_own_run_and_not_those_beside_it(place, no_r
 # -------------------------------------------------------------------------------------------------- kill and resume
 
 SETTINGS = {
-    "sgd with a moving average, uphill": ["train.ema=0.9", "optim.momentum=0.9", "optim.sharpness={rho: 0.05}"],
+    "sgd with a moving average, uphill, smaller images at first": [
+        "train.ema=0.9",
+        "optim.momentum=0.9",
+        "optim.sharpness={rho: 0.05}",
+        "train.progressive={side: 0.5, until: 0.5}",
+    ],
     "muon with noise, a method of one's own with every hook and dropout": [
         "optim.name=muon",
         "optim.lr=0.003",
@@ -639,6 +646,14 @@ def test_steps_are_timed_after_the_first_few():
     timed = pace.Pace(torch.device("cpu"), lambda: float(next(ticks)))
     assert [timed.tick() for _ in range(8)] == [False] * 5 + [True] + [False] * 2
     assert timed.seconds == pytest.approx(4 / 3)
+
+
+def test_what_is_ahead_takes_longer_with_larger_images():
+    asked = recipe.load("digits_lt/ce", ["train.epochs=4"])
+    parts = SimpleNamespace(recipe=asked, areas=[16, 16, 64, 64], total_steps=40, sets={}, device="cpu")
+    parts.loader = SimpleNamespace(batch_size=8, views=[None])
+    assert pace.estimate(parts, State(), 60.0).startswith("about 1.7 h")  # 20 steps of a minute and 20 of four
+    assert pace.estimate(parts, State(epoch=2, steps=20), 60.0).startswith("about 20 min")
 
 
 def test_a_frozen_backbone_stays_bit_for_bit(plain, no_report):

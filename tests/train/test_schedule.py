@@ -6,7 +6,8 @@ import math
 import pytest
 
 from glmc import recipe
-from glmc.train.schedule import epochs_needed, factor
+from glmc.recipe.sections import Progressive
+from glmc.train.schedule import epochs_needed, factor, side_in
 
 
 def rates(epochs, schedule="cosine", warmup=0.0, milestones=(), decay=0.1):
@@ -70,6 +71,13 @@ def test_the_schedule_of_the_published_imagenet_run():
 @pytest.mark.parametrize("epochs", range(1, 14))
 def test_short_runs_of_paco_are_finite(schedule, epochs):
     assert all(0 < f <= 1.1 for f in rates(epochs, schedule))
+
+
+def test_images_are_smaller_in_the_first_part_of_the_epochs():
+    shape = Progressive(side=0.75, until=0.5)
+    assert [side_in(epoch, 5, 32, shape) for epoch in range(5)] == [24, 24, 24, 0, 0]
+    assert side_in(0, 1, 32, shape) == 24
+    assert side_in(0, 5, 32, None) == 0
 
 
 def test_a_phase_that_begins_late_takes_so_many_epochs():

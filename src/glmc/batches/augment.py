@@ -33,7 +33,7 @@ class View:
         operations: as in a recipe's `views`: "flip", {"crop": border} or {"crop": {"border", "padding"}},
             {"resized_crop": {"size", "scale"}}, {"center_crop": size}, {"color_jitter": {"brightness", "contrast",
             "saturation", "hue", "p"}}, {"grayscale": p}, {"blur": {"sigma", "p"}}, {"cutout": length},
-            {"autoaugment": {"policy", "fill"}}, {"randaugment": {"n", "m", "fill"}}.
+            {"autoaugment": {"policy", "fill"}}, {"randaugment": {"n", "m", "p", "fill"}}.
         mean, std: per channel, in fractions of the full range: a pixel becomes (pixel / 255 - mean) / std.
         device: where the images are.
     """

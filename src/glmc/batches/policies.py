@@ -212,13 +212,17 @@ class RandAugment(Policy):
     Args:
         n: operations an image; one may come again.
         m: strength, in [0, 30].
+        p: probability that an image is changed, in [0, 1].
         fill, device: of `Policy`.
     """
 
-    def __init__(self, n: int, m: int, fill: int, device: torch.device) -> None:
-        self.n = n
+    def __init__(self, n: int, m: int, fill: int, device: torch.device, p: float = 1.0) -> None:
+        self.n, self.p = n, p
         kinds = [kind for kind in KINDS if kind != "invert"]
         super().__init__([setting for kind in kinds for setting in both_ways(kind, m / 30)], fill, device)
 
     def draw(self, draws: Draws, images: int) -> NDArray[np.uint8]:  # noqa: D102
-        return draws.below(len(self.settings), images, self.n).astype(np.uint8)
+        settings = draws.below(len(self.settings), images, self.n)
+        if self.p < 1:
+            settings[draws.uniform(images) >= self.p] = self.settings.index(("identity", 0.0))
+        return settings.astype(np.uint8)

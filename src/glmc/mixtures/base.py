@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from glmc import ranks
-from glmc.random import Draws
+from glmc.random import Draws, grown
 from glmc.step import Batch
 
 Row = dict[str, Tensor]  # one step's row of each table
@@ -97,8 +97,7 @@ class Pairs(Mixture):
             raise ValueError(f"sampling must lie in [-10, 10], not {sampling}")
         if not 0 <= probability <= 1:
             raise ValueError(f"probability must lie in [0, 1], not {probability}")
-        if growing is not None and not (len(growing) == 2 and 0 <= growing[0] < growing[1]):
-            raise ValueError(f"growing must be two ascending numbers of epochs, not {growing}")
+        grown(0, growing)  # refuses what is no such pair
         for name, value in (("early", early), ("late", late)):
             if not 0 <= value < 0.5:
                 raise ValueError(f"{name} must lie in [0, 0.5), not {value}")
@@ -110,10 +109,7 @@ class Pairs(Mixture):
         shape = (steps, batch) if self.per_image else (steps,)
         lam = rng.beta(self.alpha, self.alpha, *shape)
         centre = rng.uniform(*shape, 2)  # of a box, in fractions of the sides
-        probability = self.probability
-        if self.growing is not None:
-            shortest, longest = self.growing
-            probability *= min(max(epochs - shortest, 0) / (longest - shortest), 1.0)
+        probability = self.probability * grown(epochs, self.growing)
         if probability < 1:
             kept = rng.uniform(steps) >= probability
             lam[kept] = 1.0  # all of the first image

@@ -1,9 +1,9 @@
 """A recipe: everything a run depends on, in one typed document of YAML.
 
 Every key is known: an unknown, repeated, missing or ill-typed one is refused with its line and the nearest right one,
-and all mistakes are told together. The keys are in `glmc.recipe.sections`; those under `method`, `loss` and `mixture`
-are the keyword-only arguments of the classes that these name, see `glmc.recipe.choice`. Torch is loaded only to look at
-these classes, once everything else is right.
+and all mistakes are told together. The keys are in `glmc.recipe.sections` and `glmc.recipe.views`; those under
+`method`, `loss` and `mixture` are the keyword-only arguments of the classes that these name, see `glmc.recipe.choice`.
+Torch is loaded only to look at these classes, once everything else is right.
 """
 
 import copy
@@ -20,12 +20,12 @@ from pydantic.fields import FieldInfo
 
 from glmc.errors import UserError
 from glmc.methods import USUAL
+from glmc.recipe.base import Section, rule
 from glmc.recipe.choice import TABLES, check_name, chosen, complete, meanings, nested, settings
 from glmc.recipe.complaints import complaints
 from glmc.recipe.document import Document, head, read, read_text, write
 from glmc.recipe.packaged import names, text_of
 from glmc.recipe.sections import (
-    FORMS,
     Choice,
     Data,
     Eval,
@@ -33,15 +33,12 @@ from glmc.recipe.sections import (
     Model,
     Optim,
     Published,
-    Section,
     SettledData,
     SettledTrain,
     Train,
-    Views,
-    in_pixels,
-    rule,
 )
 from glmc.recipe.systems import composable, onto
+from glmc.recipe.views import FORMS, Views, in_pixels
 
 R = TypeVar("R", bound="Recipe")
 StageWords = Annotated[str, Field(min_length=1)]  # what would stand behind `glmc finetune RUN --stage2`

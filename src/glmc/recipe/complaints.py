@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from glmc.recipe.document import KeyPath, dotted, shown
-from glmc.recipe.sections import OPERATIONS
+from glmc.recipe.views import OPERATIONS
 
 EXPECTED = {
     "float_type": "a number",

@@ -19,7 +19,7 @@ from glmc.errors import UserError
 from glmc.methods.base import Method
 from glmc.metrics import doubts, intervals, rows_of, scores
 from glmc.models.heads import start_heads
-from glmc.random import Draws
+from glmc.random import Draws, grown
 from glmc.recipe import Recipe, Settled, choice, parse_settled, same_images
 from glmc.runs import checkpoint, folder
 from glmc.runs.shapes import About, shaped
@@ -63,7 +63,17 @@ def build_views(recipe: Settled, names: tuple[str, ...], device: torch.device) -
         raise UserError(f"views.{missing[0]}: the method {recipe.method.name} needs a view of this name in the recipe")
     for name in names:
         refuse_larger_crops(name, recipe.views[name], recipe.data.size)
-    return [View(recipe.views[name], recipe.data.mean, recipe.data.std, device) for name in names]
+    epochs = recipe.train.epochs
+    operations = {name: [for_epochs(epochs, operation) for operation in recipe.views[name]] for name in names}
+    return [View(operations[name], recipe.data.mean, recipe.data.std, device) for name in names]
+
+
+def for_epochs(epochs: int, operation: Any) -> Any:
+    """An operation of a view in a run of so many epochs, of which it may depend how many images it changes."""
+    if "randaugment" not in operation:
+        return operation
+    drawn = dict(operation["randaugment"])
+    return {"randaugment": drawn | {"p": drawn["p"] * grown(epochs, drawn.pop("growing"))}}
 
 
 def refuse_larger_crops(name: str, operations: Sequence[Any], side: int) -> None:

@@ -34,11 +34,11 @@ from glmc.screen import Screen
 from glmc.step import Batch, Step
 from glmc.train import features
 from glmc.train.beginning import adopt, start_rows
-from glmc.train.engine import Inputs, Terms, draw, move, state_of, training_step
+from glmc.train.engine import Inputs, Terms, draw, move, shrunk, state_of, training_step
 from glmc.train.execution import Fallback, Graphed, Makers, Mode
 from glmc.train.muon import Muon
 from glmc.train.returned import checked, refuse_logits, refuse_tables, refuse_terms
-from glmc.train.schedule import factor
+from glmc.train.schedule import factor, side_in
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,15 @@ class Parts:
     logits: dict[How, Callable[[Tensor], Tensor]]  # how images are looked at -> images to logits
     sets: dict[str, tuple[Tensor, Tensor]]  # "test", "val", if there: images or their features [N, ...], int64 [N]
     factors: list[float]  # learning rate of each epoch as a fraction of its peak
+    sides: list[int]  # in pixels, that the images are brought to in each epoch; 0: they stay as they are
     counts: Tensor  # int64 [C], training images per class
     number: int = 0  # by which other ranks know the run
+
+    @property
+    def areas(self) -> list[int]:
+        """Pixels of an image in each epoch."""
+        full = self.loader.views[0].side(self.data.size)
+        return [(side or full) ** 2 for side in self.sides]
 
     @property
     def total_steps(self) -> int:
@@ -152,7 +159,7 @@ def build(
             f"method.name={recipe.method.name}: its rates name {min(strangers)}, which is neither backbone nor "
             "heads nor a module of it"
         )
-    plan = recipe.train
+    plan, full = recipe.train, loader.views[0].side(data.size)
     steps = min(plan.epochs * loader.steps, plan.max_steps or sys.maxsize)
     mode = recipe.train.step
     alone = ranks.here().world == 1
@@ -193,6 +200,7 @@ def build(
             )
             for epoch in range(plan.epochs)
         ],
+        sides=[side_in(epoch, plan.epochs, full, plan.progressive) for epoch in range(plan.epochs)],
         counts=counts,
     )
 
@@ -370,8 +378,8 @@ def try_one_step(parts: Parts) -> int:
     draws = {name: table[0] for name, table in move(tables, device).items()}
     first = next(loader.parts(loader.epoch(0)))
 
-    def loss_of(trial: torch.nn.Module, images: int) -> Tensor:
-        streams = {name: loader.batch(part.part(slice(0, images))) for name, part in first.items()}
+    def loss_of(trial: torch.nn.Module, images: int, side: int = 0) -> Tensor:
+        streams = {name: shrunk(loader.batch(part.part(slice(0, images))), side) for name, part in first.items()}
         with runtime.autocast(device, recipe.train.precision):
             terms = trial(Step(streams, draws, torch.tensor(0.5, device=device)))
         refuse_terms(method, terms)
@@ -405,6 +413,15 @@ def try_one_step(parts: Parts) -> int:
             f"model.name={recipe.model.name} cannot take images of {size} ({str(error).splitlines()[0].rstrip('.')}); "
             f"choose another data.size or model"
         ) from error
+    small = max(parts.sides)
+    if small:
+        try:
+            loss_of(copy.deepcopy(method), 2, small)
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise UserError(
+                f"train.progressive: {recipe.model.name} cannot take images of {small} x {small} pixels "
+                f"({str(error).splitlines()[0].rstrip('.')}); set it to null"
+            ) from error
     if len(parts.data.train) % recipe.data.batch_size == 1:  # BatchNorm may find no spread in the last, single image
         try:
             loss_of(copy.deepcopy(method), 1)

@@ -110,7 +110,7 @@ def stepped(
         parts: of the run.
         state: where it stands.
         arrived: signals that have come to this process; one that has come to another is added.
-        how: epochs, factors and max_steps of `fit`.
+        how: epochs, factors, sides and max_steps of `fit`.
     """
     steps = fitted(parts, state, **how)
     if ranks.here().world == 1:

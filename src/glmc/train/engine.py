@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
@@ -20,7 +21,7 @@ from glmc.methods.base import Method
 from glmc.models import Backbone
 from glmc.random import Draws
 from glmc.runtime import autocast
-from glmc.step import Step
+from glmc.step import Batch, Step
 from glmc.train.sharpness import shaken, statistics_kept, uphill
 
 
@@ -94,6 +95,7 @@ class Inputs(NamedTuple):
     parts: dict[str, Stream]
     draws: dict[str, Tensor]  # a row of each of the method's tables
     progress: Tensor  # float [], epoch / epochs
+    frame: Tensor  # uint8 [side]: its shape, by which a recorded step is known, is what matters; see `shrunk`
 
 
 Terms = dict[str, Tensor]  # of the loss, by name; float [] each
@@ -147,7 +149,7 @@ def training_step(
         return terms
 
     def step(inputs: Inputs) -> Terms:
-        streams = {name: loader.batch(part) for name, part in inputs.parts.items()}
+        streams = {name: shrunk(loader.batch(part), len(inputs.frame)) for name, part in inputs.parts.items()}
         consumed = Step(streams, inputs.draws, inputs.progress)
         with contextlib.nullcontext() if noise is None else shaken(method.parameters(), rho=noise):
             terms = gradient(consumed)
@@ -163,6 +165,14 @@ def training_step(
         return {name: term.detach() for name, term in terms.items()}
 
     return step
+
+
+def shrunk(batch: Batch, side: int) -> Batch:
+    """A batch whose images, float [B, ch, H, W], have `side` x `side` pixels, with antialiasing; 0: as they are."""
+    if not side:
+        return batch
+    views = (F.interpolate(view, (side, side), mode="bilinear", antialias=True) for view in batch.views)
+    return batch._replace(views=tuple(views))
 
 
 def following(average: Method, method: Method, keep: float) -> Callable[[], None]:
@@ -238,6 +248,7 @@ def fit(
     *,
     epochs: int,
     factors: Sequence[float],
+    sides: Sequence[int] | None = None,
     before_epoch: Callable[[int], None] = lambda epoch: None,
     average: Method | None = None,
     max_steps: int | None = None,
@@ -255,6 +266,7 @@ def fit(
         state: changed in place.
         epochs: length of the run.
         factors: [epochs], learning rate as a fraction of its peak.
+        sides: [epochs], in pixels, that the images are brought to; 0, or none: they stay as they are.
         before_epoch: what the method gathers from the training set before an epoch (0-based).
         average: the moving average that `step` keeps, for what a method does to its weights after an epoch.
         max_steps: end the run after so many steps, in the middle of an epoch if need be.
@@ -272,11 +284,12 @@ def fit(
         streams, draws = loader.move(tables.loader), move(tables.method, loader.device)
         seeds = Draws(loader.seed, "torch", state.epoch).below(2**53, loader.steps)
         progress = torch.tensor(state.epoch / epochs, device=loader.device)
+        frame = torch.zeros(sides[state.epoch] if sides else 0, dtype=torch.uint8, device=loader.device)
         meter = Meter(loader.device, state.sums, state.step)
         method.train()
         for parts in loader.parts(streams, first=state.step, own=ranks.here().own):
             seed_generators(int(seeds[state.step]), loader.device)  # dropout, too, depends on seed, epoch and position
-            meter.add(step(Inputs(parts, {name: table[state.step] for name, table in draws.items()}, progress)))
+            meter.add(step(Inputs(parts, {name: table[state.step] for name, table in draws.items()}, progress, frame)))
             state.step, state.steps = state.step + 1, state.steps + 1
             if state.step == loader.steps or state.steps == max_steps:
                 break

@@ -65,6 +65,8 @@ def refuse(recipe: Recipe) -> None:
             "model.cached=true: features can be neither mirrored nor cropped; set eval.flip_tta to false and "
             "eval.crops to 1"
         )
+    if recipe.train.progressive is not None:
+        raise UserError("model.cached=true: features have no side; set train.progressive to null")
     if recipe.mixture.name != "none":
         raise UserError("model.cached=true: there are no images to mix; set mixture={name: none}")
 

@@ -1,5 +1,6 @@
 """How long a run takes, from its first steps; and how many epochs fit into some minutes."""
 
+import statistics
 import time
 from collections.abc import Callable
 
@@ -64,7 +65,9 @@ def estimate(parts: Parts, state: State, step_seconds: float) -> str:
     """What is ahead of a run, and what a quicker recipe would take, in a sentence; "" if it is over soon."""
     plan = parts.recipe
     tests = -(-plan.train.epochs // plan.eval.every) - state.epoch // plan.eval.every
-    left = (parts.total_steps - state.steps) * step_seconds + tests * evaluation_seconds(parts, step_seconds)
+    areas = parts.areas[state.epoch :] or parts.areas[-1:]
+    left = (parts.total_steps - state.steps) * step_seconds * statistics.mean(areas) / areas[0]
+    left += tests * evaluation_seconds(parts, step_seconds * areas[-1] / areas[0])
     if left < WORTH_SAYING:
         return ""
     sentence = f"about {spoken(left)} to go on {parts.device}"
@@ -85,17 +88,23 @@ def spoken(seconds: float) -> str:
 
 
 def measured(recipe: Recipe, timed: float = TIMED) -> tuple[Parts, float]:
-    """A run that is begun and timed: its parts, to be evaluated or dismissed, and the seconds of a step."""
+    """A run that is begun and timed: its parts, to be evaluated or dismissed, and the mean seconds of its steps."""
     parts = built(recipe, Screen(quiet=True))
     try_one_step(parts)
+    seconds = {side: paced(parts, side, timed) for side in sorted(set(parts.sides))}
+    return parts, statistics.mean(seconds[side] for side in parts.sides)
+
+
+def paced(parts: Parts, side: int, timed: float) -> float:
+    """Seconds of a step with images brought to this side, see `engine.fit`."""
     endless = 100_000  # epochs; it ends with the timing
     pace = Pace(parts.device, time.perf_counter, timed)
-    rate = [parts.factors[0]] * endless
-    steps = stepped(parts, State(), [], epochs=endless, factors=rate)
+    how = {"epochs": endless, "factors": [parts.factors[0]] * endless, "sides": [side] * endless}
+    steps = stepped(parts, State(), [], **how)
     while not pace.tick():
         next(steps)
     steps.close()
-    return parts, pace.seconds
+    return pace.seconds
 
 
 def within(recipe: Recipe, minutes: float, screen: Screen, since: float) -> Recipe:

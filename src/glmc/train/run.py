@@ -256,8 +256,8 @@ def training(
     began = lap = glanced = time.monotonic()
     pace = Pace(parts.device, lambda: state.seconds["train"] + time.monotonic() - lap)
     before, evaluating = state.steps, 0.0
-    plan = {"epochs": recipe.train.epochs, "factors": parts.factors, "max_steps": recipe.train.max_steps}
-    steps = stepped(parts, state, arrived, **plan)
+    how = {"factors": parts.factors, "sides": parts.sides, "max_steps": recipe.train.max_steps}
+    steps = stepped(parts, state, arrived, epochs=recipe.train.epochs, **how)
     if stalled(recipe, records):  # a kill came between its last epoch and its result
         steps.close()
     for epoch_over, meter in steps:

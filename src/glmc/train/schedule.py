@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from glmc.recipe import Recipe
+from glmc.recipe.sections import Progressive
 
 
 def factor(
@@ -41,6 +42,13 @@ def factor(
     if schedule == "step":
         return rise * decay ** sum(epoch >= round(at * epochs) for at in milestones)
     return rise
+
+
+def side_in(epoch: int, epochs: int, full: int, progressive: Progressive | None) -> int:
+    """Side in pixels that images of `full` pixels are brought to in one epoch (0-based); 0: they stay as they are."""
+    if progressive is None or epoch >= progressive.until * epochs:
+        return 0
+    return max(1, round(progressive.side * full))
 
 
 def paco(epoch: int, epochs: int) -> float:
