@@ -390,6 +390,7 @@ def test_unknown_and_sets_are_told_in_every_form(own, photos, folder, said, caps
     assert line["set"][0] == first
     assert "unknown up to a probability of 1: 0 of 90 held-out images are answered" in remarks
     assert "by group of classes: medium (60 held-out images); few (30 held-out images)" in remarks
+    assert "1 of 1 images are called unknown" in remarks
     assert Path("sorted/unknown/a.png").exists()
     page = Path("sheet.html").read_text()
     assert f"<b>unknown ({first})</b>" in page

@@ -135,6 +135,8 @@ def predict(
             if as_json:
                 stdout.write(as_line(path, prediction, trained.classes))
                 stdout.flush()
+    if unknown is not None:
+        screen.say(f"{sum(bool(each.unknown) for _, each in table)} of {len(table)} images are called {UNKNOWN}")
     if csv_file is not None:
         write_atomic(csv_file, as_csv(table, trained.classes).encode("utf-8", "surrogateescape"))
         screen.say(f"{len(table)} predictions written: {csv_file}")
