@@ -1,4 +1,4 @@
-"""Every system side by side: the same network, images and augmentation, equal epochs and equal seconds.
+"""Every system side by side: the same network, images, crops and mirroring, equal epochs and equal seconds.
 
     python benchmarks/leaderboard.py --data cifar10-jpeg --epochs 5 --root data --record DATE-leaderboard
 

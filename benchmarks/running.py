@@ -77,8 +77,8 @@ class Runs:
     def place(self, first: Recipe, then: Sequence[Following]) -> Path:
         """The folder of the last of some stages, the same for all systems that share them.
 
-        Defaults and nulls do not count, so that a new key leaves the runs where they are. If a default changes, a new
-        folder must be begun.
+        Defaults and nulls do not count, so that a new key leaves the runs where they are, unless it is one of an
+        operation in a view, which stands there with its default. If a default changes, a new folder must be begun.
         """
         values = without_nulls(first.model_dump(mode="json", exclude_defaults=True))
         values |= {section: choice.chosen(section, values[section]) for section in choice.TABLES if section in values}
@@ -139,20 +139,21 @@ class Runs:
             lines["train"] += [f"{path} {label}" for path in paths[number:] if path in listed or not listed]
         return self.listed(lines["train"], lines["aside"], "train", "aside")
 
-    def few_classes(self, counts: Sequence[int], aside: int) -> list[str]:
+    def few_classes(self, counts: Sequence[int], tested: int) -> list[str]:
         """Classes drawn once, with these numbers of training images, as overrides.
 
-        Tested are all their test images, or `aside` other training images of each, if that is not 0.
+        Tested are so many other training images of each; 0: all test images.
         """
         folder, rng = self.work.parent / self.images.folder, random.Random(0)
         images = {each.name: sorted(each.iterdir()) for each in sorted((folder / "train").iterdir())}
-        drawn = rng.sample([name for name, found in images.items() if len(found) >= max(counts) + aside], len(counts))
-        others = [images[name][-aside:] if aside else (folder / "val" / name).iterdir() for name in drawn]
-        train, test = (
-            [f"{path.relative_to(folder)} {label}" for label, found in enumerate(parts) for path in found]
-            for parts in ([images[name][:number] for name, number in zip(drawn, counts, strict=True)], others)
-        )
-        return self.listed(train, test, *(f"{part}-{len(counts)}{'-aside' * bool(aside)}" for part in ("train", "val")))
+        drawn = rng.sample([name for name, found in images.items() if len(found) >= max(counts) + tested], len(counts))
+        train, test = [], []
+        for label, (name, number) in enumerate(zip(drawn, counts, strict=True)):
+            others = images[name][-tested:] if tested else (folder / "val" / name).iterdir()
+            train += [f"{path.relative_to(folder)} {label}" for path in images[name][:number]]
+            test += [f"{path.relative_to(folder)} {label}" for path in others]
+        suffix = f"{len(counts)}{'-aside' if tested else ''}"
+        return self.listed(train, test, f"train-{suffix}", f"val-{suffix}")
 
     def listed(self, train: Sequence[str], test: Sequence[str], *names: str) -> list[str]:
         """Two lists of images under these names, as overrides."""

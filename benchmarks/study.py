@@ -7,7 +7,7 @@ A study says what all its rows share, and what each has of its own:
     data: tiny100            cifar10-jpeg or tiny100
     epochs: 15
     split: aside             balanced training images instead of the test images; or test: the published lists
-    counts: [300, 50, 6]     only so many classes, drawn once, with so many training images each, and their test images
+    counts: [300, 50, 6]     only so many classes, drawn once, with so many training images each
     seeds: [0]
     values: [...]            overrides of every row
     rows:
@@ -18,8 +18,8 @@ A study says what all its rows share, and what each has of its own:
     rows: FILE                                                    or those of another study
 
 Rows that are run already, by whichever study, are taken from --work, or from the record that is to be written, so that
-a record may grow on several machines; the same command goes on where it stopped. It prints the rows, best first, and
-writes STUDY.json into benchmarks/records/RECORD.
+a record may grow on several machines; the same command goes on where it stopped. A run in a record counts if its row
+and its recipe are still the same. It prints the rows, best first, and writes STUDY.json into benchmarks/records/RECORD.
 """
 
 import argparse
@@ -53,10 +53,13 @@ class Study:
     Args:
         file: of the grid.
         work: folder of the runs.
-        record: of this study or of one with the same images, whose runs are not trained again.
+        record: of this study or of one with the same images, whose runs are not trained again; or none.
+
+    Raises:
+        SystemExit: the record is about other images or epochs.
     """
 
-    def __init__(self, file: Path, work: Path, record: Path) -> None:
+    def __init__(self, file: Path, work: Path, record: Path | None) -> None:
         self.plan = yaml.safe_load(file.read_text())
         if isinstance(self.plan["rows"], str):
             self.plan["rows"] = yaml.safe_load((file.parent / self.plan["rows"]).read_text())["rows"]
@@ -65,18 +68,22 @@ class Study:
         runs = work / f"runs-{self.plan['data']}"
         self.runs = Runs(self.plan["data"], runs, runtime.pick_device("auto").type)
         aside = self.plan["split"] == "aside"
-        self.lists = self.runs.set_aside() if aside and "counts" not in self.plan else []
         if "counts" in self.plan:
             self.lists = self.runs.few_classes(self.plan["counts"], ASIDE if aside else 0)
-        self.recorded = self.runs_of(json.loads(record.read_text())) if record.exists() else []
+        else:
+            self.lists = self.runs.set_aside() if aside else []
+        self.recorded = [] if record is None else self.runs_of(record)
 
-    def runs_of(self, record: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-        """Rows of a record, and a run of each, if it is about the same images and epochs; else none."""
-        shared = ("data", "epochs", "split", "counts", "values")
-        if any(record.get(key) != self.plan.get(key) for key in shared):
-            return []
-        environment = {"environment": record["environment"]}
-        rows = [({k: v for k, v in row.items() if k != "runs"}, row["runs"]) for row in record["rows"].values()]
+    def runs_of(self, record: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """The rows of a record, and a run of each."""
+        found = json.loads(record.read_text())
+        for key in ("data", "epochs", "split", "counts", "values"):
+            if found.get(key) != self.plan.get(key):
+                raise SystemExit(
+                    f"{record}: its {key} is {found.get(key)}, not {self.plan.get(key)}: name another record"
+                )
+        environment = {"environment": found["environment"]}
+        rows = [({k: v for k, v in row.items() if k != "runs"}, row["runs"]) for row in found["rows"].values()]
         return [(row, environment | run) for row, runs in rows for run in runs]
 
     def row(self, name: str) -> dict[str, Any]:
@@ -98,7 +105,7 @@ class Study:
     def ratio(self, slow: str, fast: str) -> float:
         """Time of an epoch of one row in that of another, measured once."""
         recipes = [self.recipe(name, 0, self.plan["epochs"]) for name in (slow, fast)]
-        known_by = "-".join(self.runs.place(recipe, ()).name for recipe in recipes)
+        known_by = "-".join(self.digest(recipe) for recipe in recipes)
         file = self.runs.work / f"ratio-{known_by}.json"
         if not file.exists():
             write_atomic(file, json.dumps(in_turn(*recipes)) + "\n")
@@ -107,8 +114,16 @@ class Study:
     def known(self, name: str, seed: int, epochs: int | None = None) -> dict[str, Any] | None:
         """What came out of a row with a seed by the record; None if it does not say."""
         asked = {key: value for key, value in self.row(name).items() if key != "like"}
-        runs = (run for row, run in self.recorded if (row, run["seed"]) == (asked, seed))
-        return next((run for run in runs if epochs in (None, run["epochs"])), None)
+        for row, run in self.recorded:
+            if (row, run["seed"]) == (asked, seed) and epochs in (None, run["epochs"]):
+                recipe = self.digest(self.recipe(name, seed, run["epochs"]))
+                if run.get("recipe", recipe) == recipe:  # the first records have none
+                    return run
+        return None
+
+    def digest(self, recipe: Recipe) -> str:
+        """What a recipe is known by."""
+        return self.runs.place(recipe, ()).name
 
     def train(self, name: str, seed: int, epochs: int | None = None) -> dict[str, Any]:
         """Train a row with a seed, unless that has been done; what came out."""
@@ -123,6 +138,7 @@ class Study:
         return {
             "seed": seed,
             "epochs": whole.train.epochs,
+            "recipe": self.digest(whole),
             "last": last,
             "recalls": [each["recall"] for each in result["per_class"]],
             "parameters": result["parameters"],
@@ -137,6 +153,11 @@ class Study:
         wanted = list(itertools.product(self.plan["seeds"], self.plan["rows"]))
         known = {(name, seed): self.known(name, seed) for seed, name in wanted}
         found = {name: [run for (row, _), run in known.items() if row == name and run] for name in self.plan["rows"]}
+        lost = len(self.recorded) - sum(map(len, found.values()))
+        if lost:
+            raise SystemExit(f"{record}: {lost} of its runs are of other rows, seeds or recipes; name another record")
+        if any(found.values()):
+            self.write(found, record)
         writing = threading.Lock()
 
         def one(name: str, seed: int) -> None:
@@ -203,10 +224,10 @@ def main() -> None:
     files, root, work = [file.resolve() for file in words.study], words.root.resolve(), words.work.resolve()
     for file in files:
         record = HERE / "records" / words.record / f"{file.stem}.json"
-        begun(file, root, work, record).all(words.jobs, record)
+        begun(file, root, work, record if record.exists() else None).all(words.jobs, record)
 
 
-def begun(file: Path, root: Path, work: Path, record: Path) -> Study:
+def begun(file: Path, root: Path, work: Path, record: Path | None) -> Study:
     """A study whose images lie in the working directory from now on; runs in the record are not trained again."""
     work.mkdir(parents=True, exist_ok=True)
     lay_out(SETS[yaml.safe_load(file.read_text())["data"]].folder, root, work)

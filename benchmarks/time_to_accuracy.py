@@ -32,11 +32,13 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
     parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the data sets or their archives")
     parser.add_argument("--work", type=Path, default=Path("runs/study"), help="folder of the runs")
-    parser.add_argument("--known", type=Path, default=Path("none"), help="record of a study, to take runs from")
+    parser.add_argument("--known", type=Path, help="record of a study, to take runs from")
     parser.add_argument("--record", required=True, help="folder under benchmarks/records")
     words = parser.parse_args()
     history = HERE / "records" / words.record / words.study.with_suffix(".json").name
-    study = begun(words.study.resolve(), words.root.resolve(), words.work.resolve(), words.known.resolve())
+    study = begun(
+        words.study.resolve(), words.root.resolve(), words.work.resolve(), words.known and words.known.resolve()
+    )
     with ThreadPoolExecutor(words.jobs) as pool:
         seeds, whole = study.plan["seeds"], study.plan["epochs"]
         aims = pool.map(lambda seed: study.train(words.target, seed, whole), seeds)

@@ -8,7 +8,8 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from glmc import recipe
-from glmc.recipe import choice, sections
+from glmc.recipe import choice, views
+from glmc.recipe.base import Section
 from glmc.recipe.document import shown
 
 
@@ -68,7 +69,7 @@ def keys() -> Iterator[str]:
     yield "# Keys of a recipe\n\nIn a file, or as `section.key=value` on the command line."
     for name, field in recipe.Recipe.model_fields.items():
         section: Any = field.annotation
-        if not (inspect.isclass(section) and issubclass(section, sections.Section)):
+        if not (inspect.isclass(section) and issubclass(section, Section)):
             continue
         yield f"\n## {name}\n\n{(section.__doc__ or '').partition(chr(10))[0]}\n"
         yield "| key | type | default | meaning |\n|---|---|---|---|"
@@ -77,9 +78,9 @@ def keys() -> Iterator[str]:
     yield "\n## Operations of a view\n"
     yield "Carried out in the order in which they stand. `flip`, without a key, mirrors every second image.\n"
     yield "| key | type | default | meaning |\n|---|---|---|---|"
-    for name, form in sections.OPERATIONS.items():
+    for name, form in views.OPERATIONS.items():
         value: Any = form.model_fields[name].annotation
-        grouped = inspect.isclass(value) and issubclass(value, sections.Section)
+        grouped = inspect.isclass(value) and issubclass(value, Section)
         told = value if grouped else form
         yield f"| **{name}** | | | {(told.__doc__ or '').partition(chr(10))[0]} |"
         for key, one in told.model_fields.items():

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -73,8 +74,11 @@ def test_what_is_set_aside_is_balanced_and_no_part_of_the_training_list(squares,
 
 
 def test_a_study_goes_on_where_it_stopped_and_a_speed_run_adds_to_its_history(script, tmp_path, monkeypatch):
+    calls = []
+
     def trained(self, run, *words):
         """In a process that has everything imported already; forked while no other thread computes: --jobs 1."""
+        calls.append(run)
         assert forked(lambda: glmc(*words, "--quiet"), run.with_suffix(".log")).wait() == 0
         run.with_suffix(".memory").write_text("1\n")
 
@@ -87,15 +91,28 @@ def test_a_study_goes_on_where_it_stopped_and_a_speed_run_adds_to_its_history(sc
         "  short: {like: base, seconds: base, epochs: 1}\n"
     )
     places = ["--jobs", "1", "--root", tmp_path, "--work", tmp_path / "work", "--record"]
-    for _ in range(2):  # the second time nothing is left to do
+    record = tmp_path / "record" / "grid.json"
+    for lost in (record, tmp_path / "work", None):  # what is left has all that was trained
         said = script("study", grid, *places, tmp_path / "record")
-    found = json.loads((tmp_path / "record" / "grid.json").read_text())["rows"]
+        assert len(calls) == 2
+        if lost == record:
+            assert len(list((tmp_path / "work" / "runs-cifar10-jpeg" / "runs").glob("*/result.json"))) == 2
+            record.unlink()
+        elif lost:
+            shutil.rmtree(lost)
+    found = json.loads(record.read_text())["rows"]
     assert found["base"]["runs"][0]["epochs"] == 2
     assert found["short"]["runs"][0]["epochs"] >= 1  # as long as a clock says
     assert "| base | 2 | " in said
-    assert len(list((tmp_path / "work" / "runs-cifar10-jpeg" / "runs").glob("*/result.json"))) == 2
+    whole = grid.read_text()
+    for ours, theirs, sentence in (("lr=0.02", "lr=0.03", "2 of its runs are of"), ("hs: 2", "hs: 3", "is 2, not 3")):
+        grid.write_text(whole.replace(ours, theirs))
+        with pytest.raises(SystemExit, match=sentence):
+            script("study", grid, *places, tmp_path / "record")
+    grid.write_text(whole)
     attempt = ["--row", "short", "--epochs", "1", "--target", "base", "--note", "half as long"]
-    said = script("time_to_accuracy", grid, *attempt, *places, tmp_path / "history")
+    said = script("time_to_accuracy", grid, *attempt, "--known", record, *places, tmp_path / "history")
+    assert len(calls) <= 3  # what the record has is not trained again
     (attempt,) = json.loads((tmp_path / "history" / "grid.json").read_text())
     assert attempt["target"]["epochs"] == 2
     assert attempt["time"] > 0

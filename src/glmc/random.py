@@ -57,9 +57,9 @@ class Draws:
 
 
 def grown(epochs: int, between: Sequence[int] | None) -> float:
-    """How much of something there is in a run of so many epochs, if it grows from 0 to 1 between two lengths of runs.
+    """The factor of a probability that grows from 0 to 1 between two lengths of runs, for a run of so many epochs.
 
-    Only long runs learn images by heart, and need what keeps them from it. None: there is always all of it.
+    Only long runs learn images by heart, and need what keeps them from it. None: the factor is 1 in all of them.
 
     Raises:
         ValueError: `between` is not two ascending lengths.

@@ -15,7 +15,7 @@ from glmc.batches.policies import SIGNED, AutoAugment, Policy, RandAugment
 from glmc.batches.resize import resized_crop
 from glmc.errors import UserError
 from glmc.random import Draws
-from glmc.runs.trained import refuse_larger_crops
+from glmc.runs.trained import for_epochs, refuse_larger_crops
 
 CPU = torch.device("cpu")
 NOISE = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (6, 20, 26, 3), dtype=np.uint8))
@@ -136,6 +136,16 @@ def test_autoaugment_draws_lines_directions_and_probabilities():
     some = RandAugment(3, 9, 0, CPU, p=0.25)
     unchanged = (some.draw(Draws(0, "r"), 20_000) == some.settings.index(("identity", 0.0))).all(1)
     np.testing.assert_allclose(unchanged.mean(), 0.75, atol=0.01)
+
+
+def test_randaugment_may_grow_with_the_length_of_a_run():
+    plain = ["flip", {"cutout": 4}]
+    drawn = {"n": 1, "m": 9, "p": 0.8, "growing": [15, 40], "fill": 0}
+    assert for_epochs(15, [*plain, {"randaugment": drawn}]) == plain
+    for epochs, p in ((20, 0.16), (40, 0.8), (200, 0.8)):
+        *others, last = for_epochs(epochs, [*plain, {"randaugment": drawn}])
+        assert others == plain
+        assert last == {"randaugment": {"n": 1, "m": 9, "p": pytest.approx(p), "fill": 0}}
 
 
 @pytest.mark.parametrize("name", ["autoaugment", "randaugment"])

@@ -18,6 +18,7 @@ from glmc.errors import UserError
 from glmc.models import build_backbone, weights
 from glmc.screen import Screen
 from glmc.stats import advice, facts, files, find
+from glmc.train import bench
 
 
 def advised(folder, *assignments):
@@ -60,6 +61,8 @@ def photographs(folder, counts, size):
 
 EVEN, LONG, SCARCE = {"a": 30, "b": 30}, {"a": 120, "b": 30}, {"a": 30, "b": 3, "c": 3}
 
+SHIFTED = "views.train=[{crop: 4}, flip, {randaugment: {n: 1, m: 9, growing: [15, 40]}}]"
+
 
 @pytest.fixture
 def machine(monkeypatch):
@@ -100,7 +103,7 @@ def test_the_rule(machine, tmp_path, counts, size, at_hand, device, command, rea
 @pytest.mark.parametrize(
     ("network", "device", "name", "extra"),
     [
-        ("resnet32", "cpu", "glmc_plus", ("data.size=32", "views.train=[{crop: 4}, flip]")),
+        ("resnet32", "cpu", "glmc_plus", ("data.size=32", SHIFTED)),
         ("test_vit", "cuda", "lift", ("data.size=183",)),
         ("resnet18", "cuda", "finetune", ("data.size=37",)),
         ("resnet18", "cpu", "linear", ("data.size=37",)),
@@ -121,6 +124,14 @@ def test_weights_of_ones_own_are_used(machine, tmp_path, network, device, name, 
     elif name != "glmc_plus":
         extra = ()
     assert (chosen.recipe, chosen.overrides) == (f"folder/{name}", extra)
+
+
+def test_only_the_system_that_has_it_is_advised_its_augmentation(machine, tmp_path):
+    machine(False, "cpu")
+    found = find.scan(find.wanted(str(photographs(tmp_path, LONG, (32, 32)))).data)
+    chosen = advice.choose(found, [])
+    assert chosen.overrides[-1] == bench.own("glmc_plus", chosen)[-1] == SHIFTED
+    assert bench.own("vs", chosen) == (*chosen.overrides[:-1], "views.train=[{crop: 4}, flip]")
 
 
 @pytest.mark.parametrize(("counts", "size"), [(EVEN, (32, 32)), (LONG, (100, 80))])
@@ -155,7 +166,7 @@ def test_what_was_given_wins_over_the_advice(tmp_path, monkeypatch):
     )
     (wanted,) = trained
     assert (wanted.model.name, wanted.data.size) == ("resnet20", 32)
-    assert wanted.views == {"train": [{"crop": 4}, "flip"], "test": [{"center_crop": 28}]}
+    assert (wanted.views["train"][:2], wanted.views["test"]) == ([{"crop": 4}, "flip"], [{"center_crop": 28}])
 
 
 def test_the_usual_size_comes_from_what_can_be_read(tmp_path):

@@ -650,7 +650,7 @@ def test_steps_are_timed_after_the_first_few():
 
 def test_what_is_ahead_takes_longer_with_larger_images():
     asked = recipe.load("digits_lt/ce", ["train.epochs=4"])
-    parts = SimpleNamespace(recipe=asked, areas=[16, 16, 64, 64], total_steps=40, sets={}, device="cpu")
+    parts = SimpleNamespace(recipe=asked, areas=[0.25, 0.25, 1.0, 1.0], total_steps=40, sets={}, device="cpu")
     parts.loader = SimpleNamespace(batch_size=8, views=[None])
     assert pace.estimate(parts, State(), 60.0).startswith("about 1.7 h")  # 20 steps of a minute and 20 of four
     assert pace.estimate(parts, State(epoch=2, steps=20), 60.0).startswith("about 20 min")

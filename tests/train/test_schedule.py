@@ -75,8 +75,8 @@ def test_short_runs_of_paco_are_finite(schedule, epochs):
 
 def test_images_are_smaller_in_the_first_part_of_the_epochs():
     shape = Progressive(side=0.75, until=0.5)
-    assert [side_in(epoch, 5, 32, shape) for epoch in range(5)] == [24, 24, 24, 0, 0]
-    assert side_in(0, 1, 32, shape) == 24
+    assert [side_in(epoch, 5, 32, shape) for epoch in range(5)] == [24, 24, 0, 0, 0]
+    assert side_in(0, 1, 32, shape) == 0
     assert side_in(0, 5, 32, None) == 0
 
 

@@ -325,7 +325,7 @@ class Optim(Section):
 
 
 class Progressive(Section):
-    """Smaller images at the beginning of a run."""
+    """Progressive resizing: smaller images at the beginning of a run. Tan & Le, ICML 2021 (EfficientNetV2)."""
 
     side: float = Field(gt=0, lt=1, description="of the images, as a part of their full side, in (0, 1)")
     until: float = Field(gt=0, le=1, description="part of the epochs whose images are smaller, in (0, 1]")

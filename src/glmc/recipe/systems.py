@@ -95,8 +95,8 @@ def composable() -> list[str]:
 def onto(base: str, system: str) -> tuple[Document, str]:
     """A recipe put together, and the comment at its head: a system carried out on the images of another recipe.
 
-    Every view is cropped and mirrored as in the base; those of a contrast keep their colours. Published results are
-    left out: the recipe is not the one that they were found with.
+    Every view is cropped and mirrored as in the base; those of a contrast keep their colours, and the system's own
+    augmentation comes last. Published results are left out: the recipe is not the one that they were found with.
 
     Args:
         base: packaged recipe of plain cross entropy, e.g. "folder/ce".
@@ -109,7 +109,7 @@ def onto(base: str, system: str) -> tuple[Document, str]:
     whole |= {key: source[key] for key in FACTORS if key in source}
     whole["model"] = tree["model"] | {key: source["model"][key] for key in NETWORK if key in source["model"]}
     whole["views"] = tree["views"] | {
-        view: coloured(tree["views"]["train"], operations)
+        view: [*coloured(tree["views"]["train"], operations), *row.get("augment", [])]
         for view, operations in source["views"].items()
         if view != "test"
     }

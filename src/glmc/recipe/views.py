@@ -140,7 +140,9 @@ class Drawn(Section):
     m: int = Field(9, ge=0, le=30, description="their strength, in [0, 30]")
     p: float = Field(1.0, ge=0, le=1, description="probability that an image is changed")
     growing: list[Annotated[int, Field(ge=0)]] | None = Field(
-        None, description="two lengths of a run in epochs, between which p grows from 0 to its value; null: always p"
+        None,
+        description="two lengths of a run, or of a later stage, in epochs, between which p grows from 0 to its value; "
+        "null: always p",
     )
     fill: Level = Field(128, description="level in [0, 255] where pixels have moved away; 128: grey")
 

@@ -63,17 +63,21 @@ def build_views(recipe: Settled, names: tuple[str, ...], device: torch.device) -
         raise UserError(f"views.{missing[0]}: the method {recipe.method.name} needs a view of this name in the recipe")
     for name in names:
         refuse_larger_crops(name, recipe.views[name], recipe.data.size)
-    epochs = recipe.train.epochs
-    operations = {name: [for_epochs(epochs, operation) for operation in recipe.views[name]] for name in names}
-    return [View(operations[name], recipe.data.mean, recipe.data.std, device) for name in names]
+    views = (for_epochs(recipe.train.epochs, recipe.views[name]) for name in names)
+    return [View(operations, recipe.data.mean, recipe.data.std, device) for operations in views]
 
 
-def for_epochs(epochs: int, operation: Any) -> Any:
-    """An operation of a view in a run of so many epochs, of which it may depend how many images it changes."""
-    if "randaugment" not in operation:
-        return operation
-    drawn = dict(operation["randaugment"])
-    return {"randaugment": drawn | {"p": drawn["p"] * grown(epochs, drawn.pop("growing"))}}
+def for_epochs(epochs: int, operations: Sequence[Any]) -> list[Any]:
+    """The operations of a view in a run of so many epochs: the probability of randaugment may depend on them."""
+    found = []
+    for operation in operations:
+        if isinstance(operation, dict) and "randaugment" in operation:
+            settings = dict(operation["randaugment"])
+            settings["p"] *= grown(epochs, settings.pop("growing"))
+            found += [{"randaugment": settings}] if settings["p"] else []
+        else:
+            found.append(operation)
+    return found
 
 
 def refuse_larger_crops(name: str, operations: Sequence[Any], side: int) -> None:

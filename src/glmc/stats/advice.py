@@ -5,10 +5,12 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from glmc import recipe
 from glmc.data.split import Paths
+from glmc.recipe.systems import onto, packaged
 from glmc.stats.facts import Facts
 from glmc.stats.files import usual_size
 from glmc.stats.find import Found
@@ -59,6 +61,10 @@ class Choice(NamedTuple):
     other: str = ""
     when: str = ""
 
+    def overrides_for(self, scratch: str) -> tuple[str, ...]:
+        """The overrides for another recipe that trains from scratch, which has augmentation of its own."""
+        return tuple(_shifted(scratch) if word.startswith("views.") else word for word in self.overrides)
+
 
 def advise(facts: Facts, assignments: Sequence[str] = ()) -> Advice:
     """The recipe to start from.
@@ -69,9 +75,9 @@ def advise(facts: Facts, assignments: Sequence[str] = ()) -> Advice:
     """
     data = facts.settings.data
     if data.name not in ("folder", "list"):
-        packaged = _packaged(data.name)
+        name = _packaged(data.name)
         reason = f"it is the package's recipe for {data.name}"
-        return Advice(mend(facts), packaged, command(packaged, assignments), (reason,), "", "")
+        return Advice(mend(facts), name, command(name, assignments), (reason,), "", "")
     given = list(assignments)
     if data.name == "list":
         listed = [word for word in assignments if word.startswith("data.train_list=")]
@@ -79,7 +85,7 @@ def advise(facts: Facts, assignments: Sequence[str] = ()) -> Advice:
     if not any(word.startswith("data.root=") for word in assignments):
         given.insert(0, f"data.root={data.root}")
     choice = choose(facts.found, given)
-    extra = choice.overrides if choice.other in SCRATCH else ()
+    extra = choice.overrides_for(choice.other) if choice.other in SCRATCH else ()
     also = command(choice.other, [*given, *extra]) if choice.other else ""
     start = command(choice.recipe, [*given, *choice.overrides])
     return Advice(mend(facts), choice.recipe, start, choice.why, also, choice.when)
@@ -117,7 +123,7 @@ def choose(found: Found, given: Sequence[str]) -> Choice:
     own = weights not in ("true", "false")  # a file
     if small and median >= FEW and not own:
         why = f"{usual} suit resnet32, trained from scratch in minutes to hours"
-        extra = _left_open(_small_network(min(width, height)), given)
+        extra = _left_open(_small_network(scratch, min(width, height)), given)
         if even:
             return chosen(scratch, extra, (balance, why))
         if smallest < TAIL:
@@ -139,11 +145,11 @@ def choose(found: Found, given: Sequence[str]) -> Choice:
             f"the weights of {network} cannot be had ({missing}), so a network is trained from scratch; "
             "folder/finetune model.pretrained=FILE takes weights that you have"
         )
-        extra = _small_network(min(width, height)) if small else ("data.size=128",) if fast else ()
+        extra = _small_network(scratch, min(width, height)) if small else ("data.size=128",) if fast else ()
         return chosen(scratch, _left_open(extra, given), (why, balance))
     if own and network in SMALL_IMAGE:
         why = f"weights of your own, of a small network, are a better start than random ones; all of {network} learns"
-        extra = _small_network(known.size if known else 32, network)
+        extra = _small_network(scratch, known.size if known else 32, network)
         return chosen(scratch, _left_open(extra, given), (why, balance))
     told_so = (f"model.name={network}", f"data.size={round(known.size / CROP)}") if known else ()
     probe = _left_open(told_so, given)
@@ -185,11 +191,20 @@ def _is_transformer(name: str) -> bool:
         return bool(blocks(timm.create_model(name, num_classes=0)))
 
 
-def _small_network(side: int, name: str = "resnet32") -> tuple[str, ...]:
+def _small_network(scratch: str, side: int, network: str = "resnet32") -> tuple[str, ...]:
     """What a recipe that trains from scratch needs for small images."""
     if side > 40:
-        return (f"model.name={name}", "data.size=64")
-    return (f"model.name={name}", "data.size=32", "views.train=[{crop: 4}, flip]")
+        return (f"model.name={network}", "data.size=64")
+    return (f"model.name={network}", "data.size=32", _shifted(scratch))
+
+
+def _shifted(scratch: str) -> str:
+    """The training view of a recipe that trains from scratch, with tiny images shifted instead of cropped."""
+    base, _, system = scratch.partition("/")
+    tree = packaged(scratch) if scratch in recipe.names() else onto(f"{base}/ce", system)[0].tree
+    rest = [operation for operation in tree["views"]["train"] if "resized_crop" not in operation]
+    view = yaml.safe_dump([{"crop": 4}, *rest], default_flow_style=True, sort_keys=False, width=1000)
+    return f"views.train={view.strip()}"
 
 
 def _resized(name: str, assignments: Sequence[str], width: int, height: int) -> tuple[str, ...]:

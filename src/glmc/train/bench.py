@@ -9,6 +9,7 @@ import io
 import json
 import math
 import shutil
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -179,7 +180,7 @@ def chosen(systems: Sequence[str] | None, choice: advice.Choice) -> list[str]:
 
 def own(name: str, choice: advice.Choice) -> tuple[str, ...]:
     """The adviser's overrides, which are for networks trained from scratch."""
-    return () if recipe.load(f"folder/{name}").model.pretrained else choice.overrides
+    return () if recipe.load(f"folder/{name}").model.pretrained else choice.overrides_for(f"folder/{name}")
 
 
 def words_of(name: str, given: Sequence[str], choice: advice.Choice, target: Path) -> list[str]:
@@ -299,9 +300,9 @@ class Trials:
                 except UserError as error:
                     self.leave_out(name, str(error), screen)
                     continue
-                test = evaluation_seconds(built, step)
+                test = evaluation_seconds(built, step / statistics.mean(built.areas))
                 epoch = built.loader.steps * step + test / built.recipe.eval.every
-                build = max(time.perf_counter() - began - timed, 0.0)
+                build = max(time.perf_counter() - began - timed * len(set(built.sides)), 0.0)
                 least = max(FEWEST, epochs_needed(built.recipe))
                 paces[name] = {
                     "fewest": least,

@@ -63,10 +63,10 @@ class Parts:
     number: int = 0  # by which other ranks know the run
 
     @property
-    def areas(self) -> list[int]:
-        """Pixels of an image in each epoch."""
+    def areas(self) -> list[float]:
+        """Pixels of the images of each epoch, as a part of those that they have when nothing shrinks them."""
         full = self.loader.views[0].side(self.data.size)
-        return [(side or full) ** 2 for side in self.sides]
+        return [((side or full) / full) ** 2 for side in self.sides]
 
     @property
     def total_steps(self) -> int:
@@ -424,8 +424,9 @@ def try_one_step(parts: Parts) -> int:
             ) from error
     if len(parts.data.train) % recipe.data.batch_size == 1:  # BatchNorm may find no spread in the last, single image
         try:
-            loss_of(copy.deepcopy(method), 1)
+            loss_of(copy.deepcopy(method), 1, small)
         except (RuntimeError, ValueError) as error:
+            size = f"{small} x {small} pixels" if small else size
             raise UserError(
                 f"data.batch_size={recipe.data.batch_size} leaves a last batch of one image, which "
                 f"{recipe.model.name} cannot train on at {size}; take another data.batch_size"

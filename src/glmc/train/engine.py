@@ -95,7 +95,7 @@ class Inputs(NamedTuple):
     parts: dict[str, Stream]
     draws: dict[str, Tensor]  # a row of each of the method's tables
     progress: Tensor  # float [], epoch / epochs
-    frame: Tensor  # uint8 [side]: its shape, by which a recorded step is known, is what matters; see `shrunk`
+    side: Tensor  # uint8 [side]: only its length counts, see `shrunk`; a graph is recorded for each shape of inputs
 
 
 Terms = dict[str, Tensor]  # of the loss, by name; float [] each
@@ -149,7 +149,7 @@ def training_step(
         return terms
 
     def step(inputs: Inputs) -> Terms:
-        streams = {name: shrunk(loader.batch(part), len(inputs.frame)) for name, part in inputs.parts.items()}
+        streams = {name: shrunk(loader.batch(part), len(inputs.side)) for name, part in inputs.parts.items()}
         consumed = Step(streams, inputs.draws, inputs.progress)
         with contextlib.nullcontext() if noise is None else shaken(method.parameters(), rho=noise):
             terms = gradient(consumed)
@@ -284,12 +284,12 @@ def fit(
         streams, draws = loader.move(tables.loader), move(tables.method, loader.device)
         seeds = Draws(loader.seed, "torch", state.epoch).below(2**53, loader.steps)
         progress = torch.tensor(state.epoch / epochs, device=loader.device)
-        frame = torch.zeros(sides[state.epoch] if sides else 0, dtype=torch.uint8, device=loader.device)
+        side = torch.zeros(sides[state.epoch] if sides else 0, dtype=torch.uint8, device=loader.device)
         meter = Meter(loader.device, state.sums, state.step)
         method.train()
         for parts in loader.parts(streams, first=state.step, own=ranks.here().own):
             seed_generators(int(seeds[state.step]), loader.device)  # dropout, too, depends on seed, epoch and position
-            meter.add(step(Inputs(parts, {name: table[state.step] for name, table in draws.items()}, progress, frame)))
+            meter.add(step(Inputs(parts, {name: table[state.step] for name, table in draws.items()}, progress, side)))
             state.step, state.steps = state.step + 1, state.steps + 1
             if state.step == loader.steps or state.steps == max_steps:
                 break

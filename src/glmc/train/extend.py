@@ -33,6 +33,7 @@ ANEW = {  # what belonged to the images or to the course of the run before
     "model.pretrained": "false",
     "train.ema": "null",
     "train.max_steps": "null",
+    "train.progressive": "null",
     "train.warmup": "0",
     "train.schedule": "cosine",
     "train.milestones": "[]",

@@ -52,29 +52,29 @@ class Pace:
 
 
 def forward_seconds(parts: Parts, step_seconds: float) -> float:
-    """Seconds of one image's way through the network, about."""
+    """Seconds of one image's way through the network, about, where steps with images of the full size take so long."""
     return step_seconds / (STEP * parts.loader.batch_size * len(parts.loader.views))
 
 
 def evaluation_seconds(parts: Parts, step_seconds: float) -> float:
-    """Seconds of one evaluation, about."""
+    """Seconds of one evaluation, about, where steps with images of the full size take so long."""
     return forward_seconds(parts, step_seconds) * sum(len(labels) for _, labels in parts.sets.values())
 
 
 def estimate(parts: Parts, state: State, step_seconds: float) -> str:
-    """What is ahead of a run, and what a quicker recipe would take, in a sentence; "" if it is over soon."""
+    """What is ahead of a run whose steps take so long now, and what a quicker recipe would take; "" if over soon."""
     plan = parts.recipe
     tests = -(-plan.train.epochs // plan.eval.every) - state.epoch // plan.eval.every
     areas = parts.areas[state.epoch :] or parts.areas[-1:]
-    left = (parts.total_steps - state.steps) * step_seconds * statistics.mean(areas) / areas[0]
-    left += tests * evaluation_seconds(parts, step_seconds * areas[-1] / areas[0])
+    full = step_seconds / areas[0]  # seconds of a step with images of the full size
+    left = (parts.total_steps - state.steps) * full * statistics.mean(areas) + tests * evaluation_seconds(parts, full)
     if left < WORTH_SAYING:
         return ""
     sentence = f"about {spoken(left)} to go on {parts.device}"
     if plan.name in QUICKER and state.epoch == 0:
         name, passes = QUICKER[plan.name]
         images = load(name).train.epochs * len(parts.data.train)
-        sentence += f"; {name} would take about {spoken(passes * images * forward_seconds(parts, step_seconds))}"
+        sentence += f"; {name} would take about {spoken(passes * images * forward_seconds(parts, full))}"
     return sentence
 
 
@@ -123,7 +123,7 @@ def within(recipe: Recipe, minutes: float, screen: Screen, since: float) -> Reci
         UserError: not even one epoch fits.
     """
     parts, step = measured(recipe)
-    test = evaluation_seconds(parts, step)
+    test = evaluation_seconds(parts, step / statistics.mean(parts.areas))
     epoch = parts.loader.steps * step + test / recipe.eval.every
     dismiss(parts)
     left = 60 * minutes - (time.perf_counter() - since) - 3 * test  # the last evaluation, and that of mirrored images

@@ -46,7 +46,7 @@ def factor(
 
 def side_in(epoch: int, epochs: int, full: int, progressive: Progressive | None) -> int:
     """Side in pixels that images of `full` pixels are brought to in one epoch (0-based); 0: they stay as they are."""
-    if progressive is None or epoch >= progressive.until * epochs:
+    if progressive is None or epoch >= round(progressive.until * epochs):
         return 0
     return max(1, round(progressive.side * full))
 

@@ -43,6 +43,7 @@ ANEW = {  # what stage 2 does not take over from stage 1
     "optim.sharpness": "null",
     "train.ema": "null",
     "train.max_steps": "null",
+    "train.progressive": "null",
     "then": "null",
     "train.warmup": "0",
     "train.milestones": "[]",
