@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 
@@ -134,3 +135,17 @@ def test_what_a_page_names_is_there(page):
                 "top1"
             ]
             assert f"{figures['mean']:.2f} ± {figures['sd']:.2f}" in page.read_text()
+
+
+def test_the_table_of_glmc_plus_is_its_record():
+    page = (ROOT / "docs" / "glmc-plus.md").read_text().replace("**", "")
+    record = json.loads((ROOT / "benchmarks/records/2026-11-22-study/final-tiny.json").read_text())
+    for name, row in record["rows"].items():
+        scores = {
+            score: [run["last"][score] for run in row["runs"]] for score in ("top1", "many", "medium", "few", "ece")
+        }
+        mean = {score: statistics.mean(values) for score, values in scores.items()}
+        spread = f" ± {statistics.stdev(scores['top1']):.2f}" if len(row["runs"]) > 1 else ""
+        groups = " / ".join(f"{mean[group]:.1f}" for group in ("many", "medium", "few"))
+        told = f"| {len(row['runs'])} | {mean['top1']:.2f}{spread} | {groups} | {mean['ece']:.1f} |"
+        assert told in page, name
