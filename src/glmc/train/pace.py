@@ -9,9 +9,10 @@ import torch
 from glmc.errors import UserError
 from glmc.recipe import Recipe, load
 from glmc.screen import Screen
-from glmc.train.build import Parts, try_one_step
+from glmc.train.build import Parts
 from glmc.train.distributed import built, dismiss, stepped
 from glmc.train.engine import State
+from glmc.train.trial import try_one_step
 
 WARM_UP = 3  # steps that are not timed: they compile, record a graph, or wait for the first images
 TIMED = 3.0  # seconds of steps that are timed, at least

@@ -19,13 +19,14 @@ from glmc.runs import folder, result
 from glmc.runs.files import write_atomic
 from glmc.runs.trained import last_checkpoint
 from glmc.screen import Screen, clock
-from glmc.train.build import Parts, try_one_step
+from glmc.train.build import Parts
 from glmc.train.conclusion import conclude, make_up_report
 from glmc.train.distributed import built, contents, dismiss, hand_over, stepped
 from glmc.train.engine import State, refuse_non_finite
 from glmc.train.pace import Pace, estimate, within
 from glmc.train.saving import Saver, restore
 from glmc.train.schedule import epochs_needed
+from glmc.train.trial import try_one_step
 
 GLANCE_SECONDS = 0.5  # how often the progress bar looks at the loss
 
