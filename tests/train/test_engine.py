@@ -12,6 +12,7 @@ import torch
 from glmc import ClassWeighted, CrossEntropy, Mixture, MixUpCutMix
 from glmc.batches.augment import View
 from glmc.batches.resident import ResidentLoader
+from glmc.batches.resize import shrunk
 from glmc.errors import NonFiniteLoss, UserError
 from glmc.methods.glmc import GLMC
 from glmc.methods.supervised import Supervised
@@ -19,7 +20,7 @@ from glmc.models import Backbone
 from glmc.models.cifar_resnet import CifarResNet
 from glmc.runs.trained import evaluate, logits_of
 from glmc.step import Batch
-from glmc.train.engine import Inputs, Meter, State, draw, fit, move, refuse_non_finite, shrunk, training_step
+from glmc.train.engine import Inputs, Meter, State, draw, fit, move, refuse_non_finite, training_step
 
 CPU = torch.device("cpu")
 COUNTS = torch.tensor([30, 12, 4])

@@ -1,7 +1,7 @@
 """Parts of images cut out and resized, with antialiasing: the same whole numbers on every device.
 
 One image at a time on a CPU, by PyTorch's own resize of uint8 images, which is the fastest; whole batches elsewhere, by
-the same sums.
+the same sums. `shrunk` is for what has become floats.
 """
 
 import math
@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from glmc.step import Batch
 
 
 def piecewise(images: Tensor) -> bool:
@@ -107,3 +109,11 @@ def resized_crop(images: Tensor, box: Tensor, size: int) -> Tensor:
         return out
     top, left, height, width = box.long().unbind(1)
     return resize_lines(resize_lines(images, left, width, size), top, height, size)
+
+
+def shrunk(batch: Batch, side: int) -> Batch:
+    """A batch whose images, float [B, ch, H, W], have `side` x `side` pixels, with antialiasing; 0: as they are."""
+    if not side:
+        return batch
+    views = (F.interpolate(view, (side, side), mode="bilinear", antialias=True) for view in batch.views)
+    return batch._replace(views=tuple(views))

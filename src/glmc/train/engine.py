@@ -10,18 +10,18 @@ from typing import Any, NamedTuple
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from glmc import ranks
 from glmc.batches.resident import HostStream, Loader, Stream
+from glmc.batches.resize import shrunk
 from glmc.errors import NonFiniteLoss
 from glmc.methods.base import Method
 from glmc.models import Backbone
 from glmc.random import Draws
 from glmc.runtime import autocast
-from glmc.step import Batch, Step
+from glmc.step import Step
 from glmc.train.sharpness import shaken, statistics_kept, uphill
 
 
@@ -165,14 +165,6 @@ def training_step(
         return {name: term.detach() for name, term in terms.items()}
 
     return step
-
-
-def shrunk(batch: Batch, side: int) -> Batch:
-    """A batch whose images, float [B, ch, H, W], have `side` x `side` pixels, with antialiasing; 0: as they are."""
-    if not side:
-        return batch
-    views = (F.interpolate(view, (side, side), mode="bilinear", antialias=True) for view in batch.views)
-    return batch._replace(views=tuple(views))
 
 
 def following(average: Method, method: Method, keep: float) -> Callable[[], None]:

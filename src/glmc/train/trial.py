@@ -7,11 +7,12 @@ from torch import Tensor
 
 from glmc import ranks, runtime, trust
 from glmc.batches.resident import ResidentLoader
+from glmc.batches.resize import shrunk
 from glmc.errors import UserError
 from glmc.runs.trained import build_views
 from glmc.step import Step
 from glmc.train.build import Parts
-from glmc.train.engine import draw, move, shrunk
+from glmc.train.engine import draw, move
 from glmc.train.returned import checked, refuse_logits, refuse_tables, refuse_terms
 
 
